@@ -17,7 +17,7 @@
 //! | V11 | the next content of an appended state is the state with `past` grown by `seq` on its axis; that of a window has the state's type |
 //! | V12 | no value leaves the graph twice |
 //! | V13 | only states, and what is computed from them, have `past` in their types |
-//! | V14 | nothing computed after `LastRow` feeds a state, and no operation there looks at more than one row at a time |
+//! | V14 | nothing computed after `LastRow` feeds a state, and what is computed there reads only weights, constants and other values computed there: it can be evaluated for any row by itself |
 //!
 //! A graph that is to run on kernels passes [`verify_executable`] too:
 //!
@@ -336,38 +336,18 @@ impl Verifier<'_> {
         }
         for id in &tail {
             let node = &graph.nodes[*id];
-            let row_wise = match &node.op {
-                Op::LastRow => !node.args.iter().any(|a| matches!(a, Value::Node(from, _) if tail.contains(from))),
-                Op::Linear | Op::LinearAdd | Op::SwiGlu | Op::RmsNorm { .. } | Op::Moe { .. } => node
-                    .args
-                    .iter()
-                    .all(|a| !matches!(a, Value::Node(from, _) if !tail.contains(from))),
-                Op::Add | Op::Mul | Op::Sub | Op::Div => node.args.iter().all(|a| match a {
-                    Value::Node(from, _) => tail.contains(from),
-                    _ => true,
-                }),
-                Op::AddScalar { .. } | Op::MulScalar { .. } | Op::Sqrt | Op::Sigmoid | Op::Sin | Op::Cos => true,
-                Op::Mean { axis } | Op::Sum { axis } => *axis > 0,
-                Op::Softmax => node.out[0].rank() > 1,
-                Op::Reshape { to } => to.first() == Some(&Dim::ONE),
-                Op::Cast { .. }
-                | Op::MatMul
-                | Op::DepthwiseConv { .. }
-                | Op::Permute { .. }
-                | Op::Slice { .. }
-                | Op::Concat { .. }
-                | Op::Broadcast { .. }
-                | Op::Select
-                | Op::Gather
-                | Op::TopK { .. }
-                | Op::CausalMask { .. }
-                | Op::RopeTable
-                | Op::Rope
-                | Op::Attention { .. }
-                | Op::ConvGate { .. } => false,
+            let inside = |arg: &Value| match arg {
+                Value::Node(from, _) => tail.contains(from),
+                Value::Weight(_) | Value::Const(_) => true,
+                Value::Input(_) | Value::State(_) => false,
+            };
+            let row_wise = if matches!(node.op, Op::LastRow) {
+                !node.args.iter().any(inside)
+            } else {
+                node.args.iter().all(inside)
             };
             if !row_wise {
-                let message = format!("{} after LastRow may mix rows or read values of all rows", node.op.name());
+                let message = format!("{} after LastRow reads something that is not of one row", node.op.name());
                 self.report(14, (*id).into(), message);
             }
         }
@@ -422,7 +402,8 @@ impl Verifier<'_> {
             };
             let rows = node.out.iter().enumerate().all(|(i, ty)| {
                 i > 0 && !matches!(node.op, Op::RopeTable)
-                    || ty.shape.first().is_some_and(|d| *d == Dim::SEQ || *d == Dim::ONE)
+                    || ty.rank() > 1
+                        && ty.shape.first().is_some_and(|d| *d == Dim::SEQ || *d == Dim::ONE)
                         && ty.shape[1..].iter().all(|d| d.as_fixed().is_some_and(|n| n > 0))
             });
             if !ok || !rows {

@@ -1,0 +1,307 @@
+//! From a source to a bundle: graph, storage, plan, weights, golden vectors, one file.
+//!
+//! The same source, options and version give the same bytes, wherever and on however many threads it runs.
+
+mod golden;
+mod pack;
+mod roles;
+mod source;
+
+use std::path::{Path, PathBuf};
+
+use lfm_graphs::bundle::{
+    BundleError, BundleWriter, Kind, KvType, Manifest, Parameters, Published, VERSION, WriteError,
+};
+use lfm_graphs::id::Id;
+use lfm_graphs::plan::{Limits, Plan, PlanError, plan};
+use lfm_graphs::target::{ByteSize, Kv, Target};
+use lfm_graphs::weights::Format;
+use lfm_graphs::weights::pack::PackError;
+use lfm_graphs::{Graph, Op};
+use lfm_model::{CheckpointError, ConfigError};
+use lfm_runtime::text::{TextConfig, TextError};
+
+pub use roles::roles;
+pub use source::{Source, TextFiles, config_path};
+
+use crate::graph::{GraphError, Stage, graph_from_config};
+use crate::quantize::QuantiseError;
+use crate::quantize::recipe::{Recipe, UnknownRecipe, WeightRole};
+
+/// What a bundle is exported for. What is `None` follows the target.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The device profile.
+    pub target: Target,
+    /// Formats of the weights.
+    pub recipe: Option<Recipe>,
+    /// Most positions.
+    pub context: Option<u32>,
+    /// Most tokens of a pass.
+    pub chunk: Option<u32>,
+    /// Memory budget of the running model.
+    pub ram: Option<ByteSize>,
+    /// Element type of keys and values.
+    pub kv: Option<Kv>,
+}
+
+impl Options {
+    /// Everything as the target says.
+    pub fn new(target: Target) -> Options {
+        Options { target, recipe: None, context: None, chunk: None, ram: None, kv: None }
+    }
+}
+
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The path is no source.
+    #[error("cannot export {}: expected {expected}", path.display())]
+    Source {
+        /// The path.
+        path: PathBuf,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The configuration is not that of an LFM2 model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The checkpoint is not sound.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The model could not be compiled to a graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// There is no memory plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The target names no known recipe.
+    #[error(transparent)]
+    Recipe(#[from] UnknownRecipe),
+    /// More positions than the model was made for.
+    #[error("cannot export a context of {context} positions: the model was made for {positions}")]
+    Context {
+        /// Positions asked for.
+        context: u32,
+        /// `max_position_embeddings` of the configuration.
+        positions: u32,
+    },
+    /// A weight could not be quantised.
+    #[error("tensor {name}")]
+    Quantise {
+        /// The parameter.
+        name: String,
+        /// Row, element, value.
+        source: QuantiseError,
+    },
+    /// A weight could not be packed.
+    #[error("tensor {name}")]
+    Pack {
+        /// The parameter.
+        name: String,
+        /// Row and element.
+        source: PackError,
+    },
+    /// A vector holds a number that is none.
+    #[error("tensor {name}: element {element} is {value}, expected a finite number")]
+    NotFinite {
+        /// The parameter.
+        name: String,
+        /// Which element.
+        element: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// A row of a weight cannot be addressed.
+    #[error("tensor {0}: a row has more bytes than this machine can address")]
+    TooLarge(String),
+    /// The text side is malformed.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The bundle could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The written bundle is not sound: a fault of this program.
+    #[error("the bundle just written cannot be read back")]
+    ReadBack(#[from] BundleError),
+    /// The written bundle does not run.
+    #[error("computing golden vectors")]
+    Run(#[from] lfm_runtime::Error),
+}
+
+/// What an export is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Weights are written: bytes done and in all.
+    Weights(u64, u64),
+    /// Golden vectors are computed.
+    Golden,
+}
+
+/// What an export has made.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The file.
+    pub published: Published,
+    /// What it holds.
+    pub manifest: Manifest,
+    /// Its memory plan.
+    pub plan: Plan,
+    /// The fused graph with the storage of each weight.
+    pub graph: Graph,
+}
+
+/// The graph that a source and options give, and its plan, without touching a weight.
+pub fn compile(source: &Source, options: &Options) -> Result<(Graph, Plan, Recipe, KvType), ExportError> {
+    let recipe = match options.recipe {
+        Some(recipe) => recipe,
+        None => options.target.weights.parse()?,
+    };
+    let kv = match options.kv.unwrap_or(options.target.kv) {
+        Kv::F16 => KvType::F16,
+        Kv::F32 => KvType::F32,
+        // Keys in half precision would be the largest error of a model in single precision.
+        Kv::Auto if recipe == Recipe::new(Format::F32) => KvType::F32,
+        Kv::Auto => KvType::F16,
+    };
+    let graph = graph_from_config(source.config(), Stage::Fused, kv)?;
+    let roles = roles(&graph);
+    let graph = graph.with_storage(|graph, id| {
+        let k = graph.weights()[id].ty.last().and_then(|d| d.as_fixed()).unwrap_or(1);
+        recipe.format_for(roles[id.index()], k as usize)
+    });
+    let text = source.text()?;
+    let positions = u32::try_from(source.config().max_positions).unwrap_or(u32::MAX);
+    if let Some(context) = options.context.filter(|context| *context > positions) {
+        return Err(ExportError::Context { context, positions });
+    }
+    let limits = Limits {
+        chunk: options.chunk.unwrap_or(options.target.chunk),
+        context: options.context.unwrap_or(options.target.context.min(positions)),
+        overhead: overhead(&text),
+        ram: options.ram.or(options.target.ram).map(|size| size.0),
+    };
+    let plan = plan(&graph, limits)?;
+    Ok((graph, plan, recipe, kv))
+}
+
+/// Resident bytes of everything that is no weight, state or buffer: the program, its threads' stacks, and the
+/// tokenizer with its hash maps.
+fn overhead(text: &TextFiles) -> u64 {
+    let tokenizer = text.tokenizer.as_ref().map_or(0, Vec::len) as u64;
+    (4 << 20) + 9 * tokenizer
+}
+
+/// Exports `source` to the file `path`.
+pub fn export(
+    source: &Source,
+    options: &Options,
+    path: &Path,
+    mut progress: impl FnMut(Progress),
+) -> Result<Exported, ExportError> {
+    let (graph, plan, recipe, kv) = compile(source, options)?;
+    let roles = roles(&graph);
+    let arch = graph.model.clone();
+    let parameters = parameters(&graph);
+    let manifest = Manifest {
+        format: VERSION,
+        lfmc: env!("CARGO_PKG_VERSION").into(),
+        model: format!("{arch}-{}", billions(parameters)),
+        arch,
+        source: source.kind(),
+        fingerprint: source.fingerprint(),
+        recipe: recipe.to_string(),
+        parameters,
+        context: plan.context,
+        chunk: plan.chunk,
+        kv,
+    };
+    let mut writer = BundleWriter::create(path)?;
+    writer.section(Kind::Manifest, manifest.to_ron())?;
+    writer.section(Kind::Graph, graph.text())?;
+    writer.section(Kind::Plan, plan.text())?;
+    writer.section(Kind::Target, options.target.text())?;
+    text_sections(&mut writer, source.text()?, &source.config().eos_token_ids)?;
+    let mut weights = writer.weights_writer(plan.memory.weights)?;
+    pack::write_weights(source, &graph, &roles, &plan, &mut weights, &mut |done, all| {
+        progress(Progress::Weights(done, all));
+    })?;
+    let sealed = weights.seal_without_golden()?;
+    progress(Progress::Golden);
+    let golden = golden::compute(sealed.path(), source.config().bos_token_id)?;
+    let published = sealed.add_golden(golden.to_ron())?.publish()?;
+    Ok(Exported { published, manifest, plan, graph })
+}
+
+fn text_sections(writer: &mut BundleWriter, text: TextFiles, eos: &[u32]) -> Result<(), ExportError> {
+    let config = text.tokenizer_config.as_deref().unwrap_or(b"{}");
+    if let Some(tokenizer) = text.tokenizer {
+        let mut settings = TextConfig::from_hf(config, text.special_tokens.as_deref(), text.generation.as_deref())?;
+        if settings.eos_ids.is_empty() {
+            settings.eos_ids = eos.to_vec();
+        }
+        let settings = serde_json::to_string(&settings).map_err(|e| TextError::Malformed {
+            file: "tokenizer_config.json",
+            problem: e.to_string(),
+        })?;
+        writer.section(Kind::Tokenizer, tokenizer)?;
+        writer.section(Kind::TextConfig, settings)?;
+    }
+    let template = match text.chat_template {
+        Some(template) => Some(template),
+        None => TextConfig::templates_from_hf(config)?.default.map(String::into_bytes),
+    };
+    let optional = [
+        (Kind::ChatTemplate, template),
+        (Kind::Generation, text.generation),
+        (Kind::Licence, text.licence),
+    ];
+    for (kind, bytes) in optional {
+        if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
+            writer.section(kind, bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// All weights, and those that one token reads: of a mixture the share of its chosen experts.
+fn parameters(graph: &Graph) -> Parameters {
+    let total = graph.parameters();
+    let idle: u64 = graph
+        .nodes()
+        .values()
+        .filter_map(|node| {
+            let Op::Moe { top_k, bias, .. } = node.op else { return None };
+            let stacks = &node.args[2 + bias as usize..][..3];
+            let elements: u64 = stacks.iter().filter_map(|w| graph.ty(*w)?.elements(0, 0)).sum();
+            let experts = u64::from(graph.ty(stacks[0])?.shape[0].base);
+            Some(elements - elements / experts * u64::from(top_k))
+        })
+        .sum();
+    Parameters { total, active: total - idle }
+}
+
+/// `8.3B-A1.6B`, `354M`.
+fn billions(parameters: Parameters) -> String {
+    let short = |n: u64| match n {
+        1_000_000_000.. => format!("{}.{}B", n / 1_000_000_000, n / 100_000_000 % 10),
+        1_000_000.. => format!("{}M", n / 1_000_000),
+        _ => format!("{}K", n / 1000),
+    };
+    let total = short(parameters.total);
+    if parameters.active == parameters.total { total } else { format!("{total}-A{}", short(parameters.active)) }
+}
+
+/// The role of a weight by name, for reports.
+pub fn role_of(graph: &Graph, name: &str) -> Option<WeightRole> {
+    let id = graph.weight_named(name)?;
+    roles(graph).get(id.index()).copied()
+}

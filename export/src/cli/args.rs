@@ -1,0 +1,171 @@
+//! The arguments of all commands.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lfm_export::bundle::Options;
+use lfm_export::quantize::recipe::Recipe;
+use lfm_graphs::target::{ByteSize, Isa, Kv, Target};
+use lfm_runtime::cpu::kernels;
+
+/// Compiles LFM2 checkpoints into bundles for small computers.
+#[derive(Debug, Parser)]
+#[command(name = "lfmc", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Export the demo checkpoint for this machine and let it answer a question.
+    Demo(DemoArgs),
+    /// Compile a checkpoint into a bundle.
+    Export(ExportArgs),
+    /// Print a graph or a plan as text.
+    Graph(GraphArgs),
+    /// Show what is in a bundle.
+    Inspect(InspectArgs),
+    /// Prove a bundle: hashes, rules, plan, golden vectors.
+    Verify(VerifyArgs),
+    /// List the device profiles.
+    Targets(TargetsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The question.
+    #[arg(default_value = "What is `Vec`?")]
+    pub(crate) prompt: String,
+    /// Where the bundle goes.
+    #[arg(short, long, value_name = "FILE", default_value = "demo.lfmb")]
+    pub(crate) output: PathBuf,
+}
+
+/// What a bundle is made for.
+#[derive(Debug, Args)]
+pub(crate) struct TargetOptions {
+    /// Device profile: a name (see `lfmc targets`) or a RON file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "portable")]
+    pub(crate) target: String,
+    /// Weight format: q4_0, q8_0, q6_k, f16 or f32. Default: the profile's.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) weights: Option<String>,
+    /// Most positions of a conversation. Default: the profile's, up to the model's.
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<u32>,
+    /// Most tokens of one pass over a prompt. Default: the profile's.
+    #[arg(long, value_name = "N")]
+    pub(crate) chunk: Option<u32>,
+    /// Memory budget, such as 3GiB: a plan that exceeds it is an error. Default: the profile's.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) ram: Option<ByteSize>,
+    /// Element type of keys and values. Default: f32 for f32 weights, else f16.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv: Option<KvArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KvArg {
+    F16,
+    F32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Checkpoint folder; with --random-weights a config.json.
+    pub(crate) source: PathBuf,
+    /// The bundle to write.
+    #[arg(short, long, value_name = "FILE.lfmb")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: TargetOptions,
+    /// Random weights in the shapes of SOURCE, a config.json; the bundle has no tokenizer.
+    #[arg(long, value_name = "SEED")]
+    pub(crate) random_weights: Option<u64>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// Checkpoint folder, config.json, or bundle.
+    pub(crate) source: PathBuf,
+    /// Which text.
+    #[arg(long, value_enum, default_value = "fused")]
+    pub(crate) stage: StageArg,
+    #[command(flatten)]
+    pub(crate) target: TargetOptions,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum StageArg {
+    /// The recorded operations of the burn model.
+    Captured,
+    /// The same in core operations.
+    Lowered,
+    /// After all passes: what a bundle holds.
+    Fused,
+    /// Where everything lies in memory.
+    Plan,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The bundle.
+    pub(crate) bundle: PathBuf,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write a page with a picture of the graph.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The bundle.
+    pub(crate) bundle: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TargetsArgs {
+    /// Print this profile as RON, to start one of your own.
+    pub(crate) name: Option<String>,
+}
+
+/// The profile of the machine at hand.
+pub(crate) fn host_target() -> Result<Target, Box<dyn std::error::Error>> {
+    let mut target = Target::builtin(kernels::best().name())?;
+    target.cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    Ok(target)
+}
+
+impl TargetOptions {
+    /// The options as the exporter takes them. Nothing comes from the machine at hand: the same flags give the
+    /// same bytes everywhere.
+    pub(crate) fn resolve(&self) -> Result<Options, Box<dyn std::error::Error>> {
+        let target = match self.target.as_str() {
+            name if name.ends_with(".ron") || name.contains(std::path::MAIN_SEPARATOR) => {
+                let text = std::fs::read_to_string(name).map_err(|e| format!("cannot read the profile {name}: {e}"))?;
+                Target::parse(&text).map_err(|e| format!("{name}: {e}"))?
+            }
+            name => Target::builtin(name)?,
+        };
+        if target.isa == Isa::Wgpu {
+            return Err("the target `wgpu` needs GPU kernels, which this build does not have".into());
+        }
+        Ok(Options {
+            recipe: self.weights.as_deref().map(str::parse::<Recipe>).transpose()?,
+            context: self.context,
+            chunk: self.chunk,
+            ram: self.ram,
+            kv: self.kv.map(|kv| match kv {
+                KvArg::F16 => Kv::F16,
+                KvArg::F32 => Kv::F32,
+            }),
+            target,
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Placeholder.
+pub mod quantize;
+pub mod capture;
+pub mod lower;

@@ -1,0 +1,50 @@
+//! Budgets: what is refused, and what is suggested instead.
+
+use super::*;
+
+fn with_ram(graph: &Graph, chunk: u32, context: u32, ram: u64) -> Result<Plan, PlanError> {
+    plan(graph, Limits { ram: Some(ram), ..limits(chunk, context) })
+}
+
+fn hint(graph: &Graph, chunk: u32, context: u32, ram: u64) -> Fit {
+    match with_ram(graph, chunk, context, ram) {
+        Err(PlanError::Ram { hint, .. }) => hint,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_fits_exactly_fits() {
+    let graph = tiny();
+    let needed = plan(&graph, limits(32, 4096)).unwrap();
+    assert_eq!(with_ram(&graph, 32, 4096, needed.memory.total), Ok(needed.clone()));
+    let error = with_ram(&graph, 32, 4096, needed.memory.total - 1).unwrap_err();
+    insta::assert_snapshot!(error);
+}
+
+#[test]
+fn suggestions_fit_and_are_the_nearest() {
+    let graph = tiny();
+    let total = |chunk, context| plan(&graph, limits(chunk, context)).unwrap().memory.total;
+    assert_eq!(hint(&graph, 32, 4096, total(32, 4096) - 1), Fit::Context(3840));
+    assert_eq!(hint(&graph, 32, 4096, total(32, 3000)), Fit::Context(2816));
+    assert_eq!(
+        hint(&graph, 32, 200, total(32, 150)),
+        Fit::Context(150),
+        "no round number between chunk and 150"
+    );
+    // With the arena of a large chunk no context fits, with a smaller one the whole context does.
+    let ram = total(512, 512) - 1;
+    assert_eq!(hint(&graph, 512, 512, ram), Fit::Chunk(256));
+    assert_eq!(hint(&graph, 512, 512, total(1, 300)), Fit::Both { chunk: 4, context: 223 });
+    assert!(total(4, 223) <= total(1, 300) && total(4, 224) > total(1, 300));
+    assert_eq!(hint(&graph, 32, 4096, total(1, 1) - 1), Fit::None);
+    assert_eq!(hint(&graph, 1, 1, total(1, 1) - 1), Fit::None);
+}
+
+#[test]
+fn overflow_is_an_error() {
+    let graph = tiny();
+    let error = plan(&graph, Limits { overhead: u64::MAX, ..limits(4, 8) }).unwrap_err();
+    assert_eq!(error.to_string(), "cannot plan: the bytes of all together overflow 64 bits");
+}

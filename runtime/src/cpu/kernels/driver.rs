@@ -1,0 +1,219 @@
+//! Matrix products: the loops over row-blocks and tokens around a tier's tiles.
+
+use std::ops::Range;
+
+use lfm_graphs::weights::Format;
+use lfm_graphs::weights::layout::ROWS;
+
+use super::body::dense::{self, Dense};
+use super::cols::Cols;
+use super::lanes::Lanes;
+use super::matrix::Matrix;
+use super::ops::Input;
+use super::panels::Panels;
+use super::quant::{self, Dot, Quant};
+
+/// The entry points that a tier compiles with its CPU features.
+pub(super) trait Tier: Lanes + Dot {
+    /// [`quant::tile`]
+    fn quant_tile<Q: Quant, const T: usize, const AHEAD: bool>(
+        self,
+        row_block: &[u8],
+        x: &[i32],
+        out: &mut [[f32; 16]; T],
+    );
+    /// [`quant::pair`]
+    fn quant_pair<Q: Quant>(self, row_blocks: [&[u8]; 2], x: &[i32], out: &mut [[f32; 16]; 2]);
+    /// [`dense::tile`]
+    fn dense_tile<W: Dense, const R: usize, const T: usize>(
+        self,
+        row_blocks: [&[u8]; R],
+        x: &[f32],
+        k: usize,
+        out: &mut [[[f32; 16]; T]; R],
+    );
+}
+
+/// Panics unless the operands of a product fit together.
+pub(super) fn check(w: &Matrix, row_blocks: &Range<usize>, x: &Input, out: &Cols) {
+    let (tokens, k) = match x {
+        Input::Panels(panels) if w.format().is_quantised() => (panels.tokens(), panels.k()),
+        Input::Rows(rows) if !w.format().is_quantised() => {
+            (rows.len() / w.k(), rows.len() / out.tokens().max(1))
+        }
+        Input::Panels(_) | Input::Rows(_) => panic!("{} weights with the other kind of input", w.format()),
+    };
+    assert_eq!(tokens, out.tokens(), "tokens of a product's input and output");
+    assert!(k == w.k() || tokens == 0, "a product of {} inputs with {k}", w.k());
+    assert!(
+        row_blocks.start <= row_blocks.end && row_blocks.end <= w.row_blocks(),
+        "row-blocks {row_blocks:?}"
+    );
+    assert_eq!(w.rows_in(row_blocks), out.width(), "rows of a product and columns of its output");
+}
+
+pub(super) fn matmul<I: Tier>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: Input, out: &mut Cols) {
+    check(w, &row_blocks, &x, out);
+    match (w.format(), x) {
+        (Format::Q4_0, Input::Panels(x)) => quantised::<I, quant::Q4_0>(isa, w, row_blocks, &x, out),
+        (Format::Q8_0, Input::Panels(x)) => quantised::<I, quant::Q8_0>(isa, w, row_blocks, &x, out),
+        (Format::Q6K, Input::Panels(x)) => quantised::<I, quant::Q6K>(isa, w, row_blocks, &x, out),
+        (Format::F16, Input::Rows(x)) => float::<I, dense::F16>(isa, w, row_blocks, x, out),
+        (Format::F32, Input::Rows(x)) => float::<I, dense::F32>(isa, w, row_blocks, x, out),
+        (Format::F32 | Format::F16, Input::Panels(_))
+        | (Format::Q8_0 | Format::Q4_0 | Format::Q6K, Input::Rows(_)) => {}
+    }
+}
+
+pub(super) fn matmul2<I: Tier>(
+    isa: I,
+    w: [&Matrix; 2],
+    row_blocks: Range<usize>,
+    x: Input,
+    out: [&mut Cols; 2],
+) {
+    let [first, second] = out;
+    match (x, w[0].format()) {
+        (Input::Panels(x), format) if x.tokens() == 1 && w[1].format() == format => {
+            check(w[0], &row_blocks, &Input::Panels(x), first);
+            check(w[1], &row_blocks, &Input::Panels(x), second);
+            match format {
+                Format::Q4_0 => both::<I, quant::Q4_0>(isa, w, row_blocks, &x, [first, second]),
+                Format::Q8_0 => both::<I, quant::Q8_0>(isa, w, row_blocks, &x, [first, second]),
+                Format::Q6K => both::<I, quant::Q6K>(isa, w, row_blocks, &x, [first, second]),
+                Format::F32 | Format::F16 => {}
+            }
+        }
+        _ => {
+            matmul(isa, w[0], row_blocks.clone(), x, first);
+            matmul(isa, w[1], row_blocks, x, second);
+        }
+    }
+}
+
+/// Writes the rows of row-block `n` of the range for tokens `first..`, as many as `out` has columns for.
+#[inline]
+fn write<const T: usize>(tile: &[[f32; 16]; T], n: usize, first: usize, out: &mut Cols) {
+    let columns = n * ROWS..out.width().min((n + 1) * ROWS);
+    for (t, rows) in tile.iter().enumerate() {
+        let out = &mut out.row_mut(first + t)[columns.clone()];
+        match out.as_mut_array() {
+            Some(out) => *out = *rows,
+            None => out.copy_from_slice(&rows[..out.len()]),
+        }
+    }
+}
+
+/// Calls `$body` with the constant `$T` equal to `$tokens`, 1..=8.
+macro_rules! with_tokens {
+    ($tokens:expr, $T:ident => $body:expr) => {
+        with_tokens!(@ $tokens, $T => $body, 1 2 3 4 5 6 7 8)
+    };
+    (@ $tokens:expr, $T:ident => $body:expr, $($n:literal)*) => {
+        match $tokens {
+            $( $n => { const $T: usize = $n; $body } )*
+            other => unreachable!("a panel of {other} tokens"),
+        }
+    };
+}
+
+fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &Panels, out: &mut Cols) {
+    if x.tokens() == 1 {
+        let words = x.panel(0).words;
+        let (start, count) = (row_blocks.start, row_blocks.len());
+        let half = count / 2;
+        for n in 0..half {
+            let mut y = [[0.0; 16]; 2];
+            isa.quant_pair::<Q>([w.row_block(start + n), w.row_block(start + half + n)], words, &mut y);
+            write(&[y[0]], n, 0, out);
+            write(&[y[1]], half + n, 0, out);
+        }
+        for n in 2 * half..count {
+            let mut y = [[0.0; 16]; 1];
+            isa.quant_tile::<Q, 1, false>(w.row_block(start + n), words, &mut y);
+            write(&y, n, 0, out);
+        }
+        return;
+    }
+    // Row-blocks outside: each is read from memory once, by the prefetches of the last panel of the one before, and
+    // stays in L1 while the panels come from L2.
+    for (n, row_block) in row_blocks.enumerate() {
+        let row_block = w.row_block(row_block);
+        for p in 0..x.panel_count() {
+            let panel = x.panel(p);
+            let last = p + 1 == x.panel_count();
+            with_tokens!(panel.tokens, T => {
+                let mut y = [[0.0; 16]; T];
+                if last {
+                    isa.quant_tile::<Q, T, true>(row_block, panel.words, &mut y);
+                } else {
+                    isa.quant_tile::<Q, T, false>(row_block, panel.words, &mut y);
+                }
+                write(&y, n, panel.first, out);
+            });
+        }
+    }
+}
+
+/// One token, row-block n of both matrices together.
+fn both<I: Tier, Q: Quant>(
+    isa: I,
+    w: [&Matrix; 2],
+    row_blocks: Range<usize>,
+    x: &Panels,
+    out: [&mut Cols; 2],
+) {
+    let words = x.panel(0).words;
+    let [first, second] = out;
+    for (n, row_block) in row_blocks.enumerate() {
+        let mut y = [[0.0; 16]; 2];
+        isa.quant_pair::<Q>(w.map(|w| w.row_block(row_block)), words, &mut y);
+        write(&[y[0]], n, 0, first);
+        write(&[y[1]], n, 0, second);
+    }
+}
+
+fn float<I: Tier, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f32], out: &mut Cols) {
+    let (tokens, k) = (out.tokens(), w.k());
+    let parts = tokens.div_ceil(I::DENSE_TOKENS);
+    for part in 0..parts {
+        let first = tokens * part / parts;
+        let count = tokens * (part + 1) / parts - first;
+        let x = &x[first * k..(first + count) * k];
+        // Few tokens: several row-blocks, so that a chain's latency is spent on other chains.
+        match count {
+            1 => float_tokens::<I, W, 4, 1>(isa, w, row_blocks.clone(), x, first, out),
+            2 => float_tokens::<I, W, 2, 2>(isa, w, row_blocks.clone(), x, first, out),
+            3 => float_tokens::<I, W, 2, 3>(isa, w, row_blocks.clone(), x, first, out),
+            _ => with_tokens!(count, T => {
+                float_tokens::<I, W, 1, T>(isa, w, row_blocks.clone(), x, first, out)
+            }),
+        }
+    }
+}
+
+/// All row-blocks, R at a time, for the T tokens `x` from token `first` on.
+fn float_tokens<I: Tier, W: Dense, const R: usize, const T: usize>(
+    isa: I,
+    w: &Matrix,
+    row_blocks: Range<usize>,
+    x: &[f32],
+    first: usize,
+    out: &mut Cols,
+) {
+    let (start, count) = (row_blocks.start, row_blocks.len());
+    let mut n = 0;
+    while n + R <= count {
+        let mut y = [[[0.0; 16]; T]; R];
+        isa.dense_tile::<W, R, T>(std::array::from_fn(|r| w.row_block(start + n + r)), x, w.k(), &mut y);
+        for (r, y) in y.iter().enumerate() {
+            write(y, n + r, first, out);
+        }
+        n += R;
+    }
+    for n in n..count {
+        let mut y = [[[0.0; 16]; T]; 1];
+        isa.dense_tile::<W, 1, T>([w.row_block(start + n)], x, w.k(), &mut y);
+        write(&y[0], n, first, out);
+    }
+}

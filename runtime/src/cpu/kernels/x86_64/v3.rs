@@ -1,0 +1,480 @@
+//! `x86-64-v3`: AVX2, FMA and F16C; sixteen lanes are two registers, a row-block is two halves of 8 rows.
+
+use std::arch::x86_64::*;
+
+use lfm_graphs::weights::layout::{GROUP, q4_0, q6_k, q8_0};
+
+use crate::cpu::kernels::lanes::Lanes;
+use crate::cpu::kernels::panels::WORDS;
+use crate::cpu::kernels::quant::Dot;
+use crate::cpu::kernels::tier::{implement_tier, intrinsics};
+
+/// Kernels for CPUs with AVX2, FMA and F16C. Having one proves that this CPU does.
+#[derive(Clone, Copy, Debug)]
+pub struct X86V3(());
+
+impl X86V3 {
+    /// The tier, if this CPU has its features.
+    pub fn detect() -> Option<&'static X86V3> {
+        static TIER: X86V3 = X86V3(());
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(&TIER)
+    }
+}
+
+implement_tier!(X86V3, "x86-64-v3", "avx2,fma,f16c");
+
+intrinsics! { X86V3;
+    splat8(x: f32) -> __m256 = _mm256_set1_ps;
+    fma8(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
+    add8(a: __m256, b: __m256) -> __m256 = _mm256_add_ps;
+    sub8(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps;
+    mul8(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps;
+    div8(a: __m256, b: __m256) -> __m256 = _mm256_div_ps;
+    max8(a: __m256, b: __m256) -> __m256 = _mm256_max_ps;
+    min8(a: __m256, b: __m256) -> __m256 = _mm256_min_ps;
+    and8(a: __m256, b: __m256) -> __m256 = _mm256_and_ps;
+    at_least(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_GE_OQ>;
+    bits(a: __m256) -> __m256i = _mm256_castps_si256;
+    from_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps;
+    widen8(a: __m128i) -> __m256 = _mm256_cvtph_ps;
+    narrow8(a: __m256) -> __m128i = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>;
+    to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps;
+
+    low4(a: __m256) -> __m128 = _mm256_castps256_ps128;
+    high4(a: __m256) -> __m128 = _mm256_extractf128_ps::<1>;
+    add4(a: __m128, b: __m128) -> __m128 = _mm_add_ps;
+    max4(a: __m128, b: __m128) -> __m128 = _mm_max_ps;
+    swap_pairs4(a: __m128) -> __m128 = _mm_permute_ps::<0b01_00_11_10>;
+    swap_lanes4(a: __m128) -> __m128 = _mm_permute_ps::<0b10_11_00_01>;
+    first(a: __m128) -> f32 = _mm_cvtss_f32;
+    low_halves(a: __m256, b: __m256) -> __m256 = _mm256_permute2f128_ps::<0x20>;
+    high_halves(a: __m256, b: __m256) -> __m256 = _mm256_permute2f128_ps::<0x31>;
+    low_pairs(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b01_00_01_00>;
+    high_pairs(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b11_10_11_10>;
+    even(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b10_00_10_00>;
+    odd(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b11_01_11_01>;
+
+    zero32() -> __m256i = _mm256_setzero_si256;
+    splat_byte(x: i8) -> __m256i = _mm256_set1_epi8;
+    splat_short(x: i16) -> __m256i = _mm256_set1_epi16;
+    splat_word(x: i32) -> __m256i = _mm256_set1_epi32;
+    and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256;
+    or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256;
+    abs_bytes(a: __m256i) -> __m256i = _mm256_abs_epi8;
+    sign_bytes(a: __m256i, b: __m256i) -> __m256i = _mm256_sign_epi8;
+    mul_bytes(unsigned: __m256i, signed: __m256i) -> __m256i = _mm256_maddubs_epi16;
+    mul_shorts(a: __m256i, b: __m256i) -> __m256i = _mm256_madd_epi16;
+    add_shorts(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16;
+    add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32;
+    sub_words(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32;
+    shift_words_left_23(a: __m256i) -> __m256i = _mm256_slli_epi32::<23>;
+    shift_words_left_16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>;
+    shift_words_left_5(a: __m256i) -> __m256i = _mm256_slli_epi32::<5>;
+    shift_left_4(a: __m256i) -> __m256i = _mm256_slli_epi16::<4>;
+    shift_left_2(a: __m256i) -> __m256i = _mm256_slli_epi16::<2>;
+    shift_right_4(a: __m256i) -> __m256i = _mm256_srli_epi16::<4>;
+    shift_right_2(a: __m256i) -> __m256i = _mm256_srli_epi16::<2>;
+    odd_shorts_of_second(a: __m256i, b: __m256i) -> __m256i = _mm256_blend_epi16::<0xaa>;
+    signed_words(a: __m128i) -> __m256i = _mm256_cvtepi8_epi32;
+    pick_bytes(a: __m256i, order: __m256i) -> __m256i = _mm256_shuffle_epi8;
+    low_half(a: __m256i) -> __m128i = _mm256_castsi256_si128;
+    high_half(a: __m256i) -> __m128i = _mm256_extracti128_si256::<1>;
+    low_words(a: __m128i, b: __m128i) -> __m128i = _mm_unpacklo_epi32;
+    add_words4(a: __m128i, b: __m128i) -> __m128i = _mm_add_epi32;
+    swap_pairs(a: __m128i) -> __m128i = _mm_shuffle_epi32::<0b01_00_11_10>;
+    swap_words(a: __m128i) -> __m128i = _mm_shuffle_epi32::<0b10_11_00_01>;
+    first_word(a: __m128i) -> i32 = _mm_cvtsi128_si32;
+}
+
+/// The CPU has AVX where these are called: they take a token.
+impl X86V3 {
+    #[inline(always)]
+    fn load8(self, x: &[f32; 8]) -> __m256 {
+        // SAFETY: AVX, as the token says; 32 readable bytes, no alignment needed.
+        unsafe { _mm256_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load8_bytes(self, x: &[u8; 32]) -> __m256 {
+        // SAFETY: AVX, as the token says; 32 readable bytes, no alignment needed.
+        unsafe { _mm256_loadu_ps(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load32(self, x: &[u8; 32]) -> __m256i {
+        // SAFETY: AVX, as the token says; 32 readable bytes, no alignment needed.
+        unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load16(self, x: &[u8; 16]) -> __m128i {
+        // SAFETY: SSE2, part of x86-64; 16 readable bytes, no alignment needed.
+        unsafe { _mm_loadu_si128(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load16_shorts(self, x: &[u16; 8]) -> __m128i {
+        // SAFETY: SSE2, part of x86-64; 16 readable bytes, no alignment needed.
+        unsafe { _mm_loadu_si128(x.as_ptr().cast()) }
+    }
+
+    /// 8 bytes, then zeros.
+    #[inline(always)]
+    fn load_low(self, x: &[u8; 8]) -> __m128i {
+        // SAFETY: SSE2, part of x86-64; 8 readable bytes, no alignment needed.
+        unsafe { _mm_loadl_epi64(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store8(self, v: __m256, out: &mut [f32; 8]) {
+        // SAFETY: AVX, as the token says; 32 writable bytes, no alignment needed.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
+    }
+
+    #[inline(always)]
+    fn store16(self, v: __m128i, out: &mut [u8; 16]) {
+        // SAFETY: SSE2, part of x86-64; 16 writable bytes, no alignment needed.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline(always)]
+    fn store16_shorts(self, v: __m128i, out: &mut [u16; 8]) {
+        // SAFETY: SSE2, part of x86-64; 16 writable bytes, no alignment needed.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), v) }
+    }
+
+    /// Lanes i + i + 4, then + 2, + 1.
+    #[inline(always)]
+    fn sum8(self, v: __m256) -> f32 {
+        let v = self.add4(self.low4(v), self.high4(v));
+        let v = self.add4(v, self.swap_pairs4(v));
+        self.first(self.add4(v, self.swap_lanes4(v)))
+    }
+
+    /// Lane j: the sum of v[j] by [`X86V3::sum8`]'s tree.
+    #[inline(always)]
+    fn sums8(self, v: &[__m256; 8]) -> __m256 {
+        // Each step adds the halves of what is left of two vectors: 4 + 4, 2 + 2, 1 + 1. Vectors j and j + 4 meet
+        // first, so that the sums come out in order.
+        let mut four = [v[0]; 4];
+        for j in 0..4 {
+            four[j] = self.add8(self.low_halves(v[j], v[j + 4]), self.high_halves(v[j], v[j + 4]));
+        }
+        let mut two = [v[0]; 2];
+        for j in 0..2 {
+            let (a, b) = (four[2 * j], four[2 * j + 1]);
+            two[j] = self.add8(self.low_pairs(a, b), self.high_pairs(a, b));
+        }
+        self.add8(self.even(two[0], two[1]), self.odd(two[0], two[1]))
+    }
+}
+
+impl Lanes for X86V3 {
+    type V = [__m256; 2];
+
+    const DENSE_TOKENS: usize = 6;
+    const ACCUMULATORS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [self.splat8(x); 2]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; 16]) -> Self::V {
+        let x = x.as_chunks().0;
+        [self.load8(&x[0]), self.load8(&x[1])]
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8; 64]) -> Self::V {
+        let x = x.as_chunks().0;
+        [self.load8_bytes(&x[0]), self.load8_bytes(&x[1])]
+    }
+
+    #[inline(always)]
+    fn store(self, v: Self::V, out: &mut [f32; 16]) {
+        let out = out.as_chunks_mut().0;
+        self.store8(v[0], &mut out[0]);
+        self.store8(v[1], &mut out[1]);
+    }
+
+    #[inline(always)]
+    fn widen(self, half: &[u16; 16]) -> Self::V {
+        let half = half.as_chunks().0;
+        [self.widen8(self.load16_shorts(&half[0])), self.widen8(self.load16_shorts(&half[1]))]
+    }
+
+    #[inline(always)]
+    fn widen_bytes(self, half: &[u8; 32]) -> Self::V {
+        let half = half.as_chunks().0;
+        [self.widen8(self.load16(&half[0])), self.widen8(self.load16(&half[1]))]
+    }
+
+    #[inline(always)]
+    fn narrow(self, v: Self::V) -> [u16; 16] {
+        let mut half = [0; 16];
+        let out = half.as_chunks_mut().0;
+        self.store16_shorts(self.narrow8(v[0]), &mut out[0]);
+        self.store16_shorts(self.narrow8(v[1]), &mut out[1]);
+        half
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        [self.fma8(a[0], b[0], c[0]), self.fma8(a[1], b[1], c[1])]
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        [self.add8(a[0], b[0]), self.add8(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        [self.sub8(a[0], b[0]), self.sub8(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        [self.mul8(a[0], b[0]), self.mul8(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        [self.div8(a[0], b[0]), self.div8(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        [self.max8(a[0], b[0]), self.max8(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        [self.min8(a[0], b[0]), self.min8(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::V) -> Self::V {
+        let mask = self.splat8(f32::from_bits(0x7fff_ffff));
+        [self.and8(a[0], mask), self.and8(a[1], mask)]
+    }
+
+    #[inline(always)]
+    fn exponent(self, v: Self::V, t: Self::V) -> Self::V {
+        let mut out = v;
+        for i in 0..2 {
+            let n = self.shift_words_left_23(self.bits(t[i]));
+            out[i] = self.from_bits(self.add_words(self.bits(v[i]), n));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn zero_below(self, v: Self::V, x: Self::V, bound: Self::V) -> Self::V {
+        [self.and8(v[0], self.at_least(x[0], bound[0])), self.and8(v[1], self.at_least(x[1], bound[1]))]
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, v: Self::V) -> [u8; 16] {
+        // In each 128-bit half, the low bytes of its four lanes to the front.
+        let order = self.splat_word(0x0c08_0400);
+        let mut bytes = [0; 16];
+        let a = self.pick_bytes(self.bits(v[0]), order);
+        let b = self.pick_bytes(self.bits(v[1]), order);
+        let a = self.low_words(self.low_half(a), self.high_half(a));
+        let b = self.low_words(self.low_half(b), self.high_half(b));
+        let (mut low, mut high) = ([0; 16], [0; 16]);
+        self.store16(a, &mut low);
+        self.store16(b, &mut high);
+        bytes[..8].copy_from_slice(&low[..8]);
+        bytes[8..].copy_from_slice(&high[..8]);
+        bytes
+    }
+
+    #[inline(always)]
+    fn bit_sum(self, v: Self::V) -> i32 {
+        let v = self.add_words(self.bits(v[0]), self.bits(v[1]));
+        let v = self.add_words4(self.low_half(v), self.high_half(v));
+        let v = self.add_words4(v, self.swap_pairs(v));
+        self.first_word(self.add_words4(v, self.swap_words(v)))
+    }
+
+    #[inline(always)]
+    fn highest(self, v: Self::V) -> f32 {
+        let v = self.max8(v[0], v[1]);
+        let v = self.max4(self.low4(v), self.high4(v));
+        let v = self.max4(v, self.swap_pairs4(v));
+        self.first(self.max4(v, self.swap_lanes4(v)))
+    }
+
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        self.sum8(self.add8(v[0], v[1]))
+    }
+
+    #[inline(always)]
+    fn sums(self, v: &[Self::V; 16]) -> Self::V {
+        let mut out = v[0];
+        for (i, v) in v.as_chunks::<8>().0.iter().enumerate() {
+            let mut halves = [self.splat8(0.0); 8];
+            for j in 0..8 {
+                halves[j] = self.add8(v[j][0], v[j][1]);
+            }
+            out[i] = self.sums8(&halves);
+        }
+        out
+    }
+}
+
+impl X86V3 {
+    /// One link of the chain of token t.
+    #[inline(always)]
+    fn link<const T: usize>(self, isum: __m256i, scale: __m256, x: &[i32], t: usize, acc: &mut __m256) {
+        let x_scale = self.splat8(f32::from_bits(x[8 * T + t].cast_unsigned()));
+        *acc = self.fma8(self.to_f32(isum), self.mul8(scale, x_scale), *acc);
+    }
+
+    /// Half `part` of a 64-byte vector.
+    #[inline(always)]
+    fn half(self, vector: &[u8; 64], part: usize) -> __m256i {
+        self.load32(&vector.as_chunks().0[part & 1])
+    }
+
+    /// f16 scales of 8 rows out of `[2 groups][16 rows]`.
+    #[inline(always)]
+    fn scales(self, scales: &[u8; 64], g: usize, part: usize) -> __m256 {
+        self.widen8(self.load16(&scales.as_chunks().0[2 * g + (part & 1)]))
+    }
+}
+
+/// `vpmaddubsw` sums pairs of products in saturating i16; each format says why it cannot saturate.
+impl Dot for X86V3 {
+    type Acc = __m256;
+    const PARTS: usize = 2;
+
+    #[inline(always)]
+    fn zero(self) -> __m256 {
+        self.splat8(0.0)
+    }
+
+    #[inline(always)]
+    fn put(self, acc: __m256, part: usize, out: &mut [f32; 16]) {
+        self.store8(acc, &mut out.as_chunks_mut().0[part & 1]);
+    }
+
+    #[inline(always)]
+    fn prefetch(self, like: &[u8], distance: usize) {
+        for line in like.as_chunks::<64>().0 {
+            // SAFETY: a prefetch does not fault, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(distance).cast()) };
+        }
+    }
+
+    /// Nibbles are 0..=15 and |x| <= 127: one i16 lane sums 16 products over the whole group, at most
+    /// 16 * 15 * 127 = 30480.
+    #[inline(always)]
+    fn q4_0<const T: usize>(self, part: usize, w: &[u8; q4_0::BYTES], x: &[i32], acc: &mut [__m256; T]) {
+        let (mask, ones) = (self.splat_byte(15), self.splat_short(1));
+        let vectors = w.as_chunks::<64>().0;
+        for (g, x) in x.chunks_exact(WORDS * T).enumerate() {
+            let mut w = [self.zero32(); 8];
+            for j in 0..4 {
+                let v = self.half(&vectors[1 + 4 * g + j], part);
+                w[j] = self.and(v, mask);
+                w[j + 4] = self.and(self.shift_right_4(v), mask);
+            }
+            let scale = self.scales(&vectors[0], g, part);
+            for t in 0..T {
+                let q = &x[8 * t..][..8];
+                let mut a = self.mul_bytes(w[0], self.splat_word(q[0]));
+                let mut b = self.mul_bytes(w[1], self.splat_word(q[1]));
+                for j in [2, 4, 6] {
+                    a = self.add_shorts(a, self.mul_bytes(w[j], self.splat_word(q[j])));
+                    b = self.add_shorts(b, self.mul_bytes(w[j + 1], self.splat_word(q[j + 1])));
+                }
+                let isum = self.mul_shorts(self.add_shorts(a, b), ones);
+                let isum = self.add_words(isum, self.splat_word(x[9 * T + t]));
+                self.link::<T>(isum, scale, x, t, &mut acc[t]);
+            }
+        }
+    }
+
+    /// |w| <= 128 times x with w's sign, |x| <= 127: a pair is at most 32512, and every pair is widened at once.
+    /// x is never -128, so changing its sign is exact.
+    #[inline(always)]
+    fn q8_0<const T: usize>(self, part: usize, w: &[u8; q8_0::BYTES], x: &[i32], acc: &mut [__m256; T]) {
+        let ones = self.splat_short(1);
+        let vectors = w.as_chunks::<64>().0;
+        for (g, x) in x.chunks_exact(WORDS * T).enumerate() {
+            let mut isum = [self.zero32(); T];
+            for j in 0..GROUP / 4 {
+                let w = self.half(&vectors[1 + 8 * g + j], part);
+                let magnitude = self.abs_bytes(w);
+                for t in 0..T {
+                    let q = self.sign_bytes(self.splat_word(x[8 * t + j]), w);
+                    isum[t] = self.add_words(isum[t], self.mul_shorts(self.mul_bytes(magnitude, q), ones));
+                }
+            }
+            let scale = self.scales(&vectors[0], g, part);
+            for t in 0..T {
+                self.link::<T>(isum[t], scale, x, t, &mut acc[t]);
+            }
+        }
+    }
+
+    /// Codes are 0..=63 and |x| <= 127: one i16 lane sums 4 products (two quads), at most 4 * 63 * 127 = 32004;
+    /// `vpmaddwd` then multiplies by the sub-scale while it widens.
+    #[inline(always)]
+    fn q6_k<const T: usize>(
+        self,
+        part: usize,
+        d: &[u8; q6_k::PAIR_0],
+        w: &[u8; q6_k::PAIR_BYTES],
+        x: &[i32],
+        acc: &mut [__m256; T],
+    ) {
+        let (low, high) = (self.splat_byte(15), self.splat_byte(0x30));
+        let d = self.load8_bytes(&d.as_chunks().0[part & 1]);
+        let vectors = w.as_chunks::<64>().0;
+        let subs = vectors[0].as_chunks::<8>().0;
+        for (g, x) in x.chunks_exact(WORDS * T).enumerate() {
+            let group = &vectors[1 + 6 * g..][..6];
+            let hi = [self.half(&group[0], part), self.half(&group[1], part)];
+            let mut w = [self.zero32(); 8];
+            for j in 0..4 {
+                let v = self.half(&group[2 + j], part);
+                // Quad j is field j of hi[0], quad j + 4 field j of hi[1].
+                let (a, b) = match j {
+                    0 => (self.shift_left_4(hi[0]), self.shift_left_4(hi[1])),
+                    1 => (self.shift_left_2(hi[0]), self.shift_left_2(hi[1])),
+                    2 => (hi[0], hi[1]),
+                    _ => (self.shift_right_2(hi[0]), self.shift_right_2(hi[1])),
+                };
+                w[j] = self.or(self.and(v, low), self.and(a, high));
+                w[j + 4] = self.or(self.and(self.shift_right_4(v), low), self.and(b, high));
+            }
+            // The sub-scales as i16: each twice in its lane, and as the pair (first, second).
+            let s0 = self.signed_words(self.load_low(&subs[4 * g + (part & 1)]));
+            let s1 = self.signed_words(self.load_low(&subs[4 * g + 2 + (part & 1)]));
+            let (u0, u1) = (self.shift_words_left_16(s0), self.shift_words_left_16(s1));
+            let pair = self.odd_shorts_of_second(s0, u1);
+            let sub = [self.odd_shorts_of_second(s0, u0), self.odd_shorts_of_second(s1, u1)];
+            for t in 0..T {
+                let q = &x[8 * t..][..8];
+                let excess = self.mul_shorts(pair, self.splat_word(x[10 * T + t]));
+                let mut isum = self.sub_words(self.zero32(), self.shift_words_left_5(excess));
+                for j in 0..4 {
+                    let a = self.mul_bytes(w[2 * j], self.splat_word(q[2 * j]));
+                    let b = self.mul_bytes(w[2 * j + 1], self.splat_word(q[2 * j + 1]));
+                    isum = self.add_words(isum, self.mul_shorts(self.add_shorts(a, b), sub[j / 2]));
+                }
+                self.link::<T>(isum, d, x, t, &mut acc[t]);
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Execution on the CPU.
+
+pub mod kernels;
+pub mod pool;

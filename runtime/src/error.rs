@@ -1,0 +1,104 @@
+//! What can go wrong between a bundle and its logits.
+
+use std::path::PathBuf;
+
+use lfm_graphs::bundle::BundleError;
+
+/// An error of the runtime. The message says what was attempted, where, what was found and what was expected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file could not be read or mapped.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no sound bundle.
+    #[error("{} is not a sound bundle", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// Section, byte, found and expected.
+        source: BundleError,
+    },
+    /// The graph or the plan in the bundle breaks rules.
+    #[error("{}: section {section}: {}", path.display(), faults.join("; "))]
+    Unsound {
+        /// The file.
+        path: PathBuf,
+        /// The section.
+        section: &'static str,
+        /// Each broken rule, where, found and expected; the first few.
+        faults: Vec<String>,
+    },
+    /// An argument is out of range.
+    #[error("{0}")]
+    Argument(String),
+    /// The machine has not the means.
+    #[error("{attempt}")]
+    System {
+        /// What was attempted.
+        attempt: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The context is full.
+    #[error(
+        "the context is full: {past} positions are taken, {wanted} more do not fit into the {context} of this session"
+    )]
+    ContextFull {
+        /// Positions taken.
+        past: usize,
+        /// Positions wanted.
+        wanted: usize,
+        /// Positions there are.
+        context: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// The size of the vocabulary.
+        vocab: usize,
+    },
+    /// The bundle has no such section.
+    #[error("{}: the bundle has no {what}{hint}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What was wanted.
+        what: &'static str,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The text side failed.
+    #[cfg(feature = "text")]
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    /// Sampling failed.
+    #[error(transparent)]
+    Sample(#[from] crate::sample::SampleError),
+    /// Something that a verified bundle rules out: a fault of this program.
+    #[error("internal fault at {at}: {what}; please report it")]
+    Internal {
+        /// The node.
+        at: String,
+        /// What did not hold.
+        what: &'static str,
+    },
+}
+
+/// A result of the runtime.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

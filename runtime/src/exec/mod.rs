@@ -1,0 +1,150 @@
+//! Running a program: chunks of tokens through the body, wanted rows through the tail.
+//!
+//! Every parallel section divides output columns or rows of tokens between threads, never a sum, so results do
+//! not depend on how many threads there are.
+
+mod arena;
+mod attention;
+mod linear;
+mod moe;
+mod program;
+mod rows;
+mod state;
+mod trig;
+
+use std::ops::Range;
+
+use lfm_graphs::plan::Plan;
+
+pub(crate) use program::{Kind, MatrixAt, Operand, Program, Rows, Step, VectorAt, compile};
+pub(crate) use state::States;
+
+use crate::cpu::kernels::{Kernels, Matrix};
+use crate::cpu::pool::Pool;
+use crate::error::{Error, Result};
+use arena::Arena;
+
+/// Everything that one thread of control needs to run a program.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    pub(crate) pool: Pool,
+    pub(crate) kernels: &'static dyn Kernels,
+    arena: Arena,
+    head_rows: usize,
+    /// The routes of the chunk that is running, if they are wanted.
+    pub(crate) routes: Option<Vec<Route>>,
+}
+
+impl std::fmt::Debug for dyn Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which experts one layer chose for one position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Name of the node.
+    pub layer: String,
+    /// Position in the context.
+    pub position: usize,
+    /// The experts, best first.
+    pub ids: Vec<u32>,
+    /// Their weights.
+    pub weights: Vec<f32>,
+}
+
+/// What the steps of one call share.
+#[derive(Clone, Copy, Debug)]
+struct Call<'a> {
+    weights: &'a [u8],
+    tokens: &'a [u32],
+    past: usize,
+}
+
+/// The float view of a weight vector.
+fn vector<'a>(weights: &'a [u8], at: &VectorAt) -> Result<&'a [f32], &'static str> {
+    let bytes = weights.get(at.offset..at.offset + 4 * at.len).ok_or("a vector outside the weights")?;
+    bytemuck::try_cast_slice(bytes).map_err(|_| "a vector that is not aligned")
+}
+
+/// Matrix `index` of a stack.
+fn matrix<'a>(weights: &'a [u8], at: &MatrixAt, index: usize) -> Result<Matrix<'a>, &'static str> {
+    let start = at.offset + index * at.stride;
+    let bytes = weights.get(start..start + at.stride).filter(|_| index < at.count);
+    let bytes = bytes.ok_or("a matrix outside the weights")?;
+    Matrix::new(at.format, at.rows, at.k, bytes).map_err(|_| "a matrix that is too short")
+}
+
+impl Executor {
+    pub(crate) fn new(program: &Program, plan: &Plan, pool: Pool, kernels: &'static dyn Kernels) -> Executor {
+        Executor {
+            pool,
+            kernels,
+            arena: Arena::new(program.arena),
+            head_rows: plan.head_rows as usize,
+            routes: None,
+        }
+    }
+
+    /// Runs one chunk through the body. States move on by `tokens.len()` positions.
+    pub(crate) fn body(&mut self, program: &Program, weights: &[u8], states: &mut States, tokens: &[u32]) -> Result<()> {
+        let call = Call { weights, tokens, past: states.past };
+        for step in &program.body {
+            self.step(step, call, states, tokens.len(), 0..0)?;
+        }
+        states.past += tokens.len();
+        Ok(())
+    }
+
+    /// Runs `rows` of the last chunk through the tail and hands their logits on, some rows at a time.
+    pub(crate) fn tail(
+        &mut self,
+        program: &Program,
+        weights: &[u8],
+        states: &mut States,
+        rows: Range<usize>,
+        mut sink: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let call = Call { weights, tokens: &[], past: states.past };
+        let mut next = rows.start;
+        while next < rows.end {
+            let some = next..rows.end.min(next + self.head_rows);
+            for step in &program.tail {
+                self.step(step, call, states, some.len(), some.clone())?;
+            }
+            sink(some.clone(), self.logits(program, some.len())?)?;
+            next = some.end;
+        }
+        Ok(())
+    }
+
+    /// The logits of the first `rows` rows of the last run of the tail.
+    pub(crate) fn logits(&mut self, program: &Program, rows: usize) -> Result<&[f32]> {
+        let fault = Error::Internal { at: "the logits".into(), what: "they lie outside the arena" };
+        let (_, rest) = self.arena.split([]).ok_or(Error::Internal { at: "the arena".into(), what: "it is empty" })?;
+        rest.get(program.logits.range(rows)).ok_or(fault)
+    }
+
+    fn step(&mut self, step: &Step, call: Call<'_>, states: &mut States, rows: usize, chosen: Range<usize>) -> Result<()> {
+        let done = match &step.kind {
+            Kind::Alias => Ok(()),
+            Kind::Embed { table, out } => self.embed(call, table, *out),
+            Kind::Norm { x, weight, eps, out } => self.norm(call, *x, weight, *eps, *out, rows),
+            Kind::RopeTable { inv_freq, cos, sin } => self.rope_table(call, inv_freq, *cos, *sin, rows),
+            Kind::Rope { x, cos, sin, out } => self.rope(*x, *cos, *sin, *out, rows),
+            Kind::Linear { x, w, bias, residual, out } => {
+                self.linear(call, *x, w, bias.as_ref(), *residual, *out, rows)
+            }
+            Kind::SwiGlu { x, gate, up, out } => self.swiglu(call, *x, gate, up, *out, rows),
+            Kind::ConvGate { bcx, kernel, bias, state, out } => {
+                self.conv_gate(call, *bcx, kernel, bias.as_ref(), &mut states.contents[*state], *out, rows)
+            }
+            Kind::Attention(attention) => self.attention(call, attention, states, rows),
+            Kind::Moe(moe) => self.moe(call, &step.name, moe, rows),
+            Kind::Add { a, b, out } => self.add(*a, *b, *out, rows),
+            Kind::LastRow { x, out } => self.choose_rows(*x, *out, chosen),
+        };
+        done.map_err(|what| Error::Internal { at: step.name.clone(), what })
+    }
+}

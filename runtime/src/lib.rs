@@ -1,0 +1,40 @@
+//! The lean executor of `.lfmb` bundles: open one, make a session, take tokens in, get logits out.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), lfm_runtime::Error> {
+//! use lfm_runtime::{Model, Options};
+//!
+//! let model = Model::open("model.lfmb")?;
+//! let mut session = model.session(&Options::default())?;
+//! let logits = session.prefill(&[1, 6, 98])?;
+//! println!("{} logits", logits.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`model`] | a bundle: mapped, verified, its steps resolved |
+//! | [`session`] | states, arena and threads of one conversation |
+//! | [`generate`] | token after token, by a sampler, until something ends it |
+//! | [`sample`] | from logits to the next token |
+//! | [`text`] | tokenizer and chat template (feature `text`) |
+//! | [`cpu`] | kernels and thread pool |
+//!
+//! Nothing is allocated while tokens are computed, after the first.
+
+pub mod cpu;
+mod error;
+mod exec;
+pub mod generate;
+pub mod model;
+pub mod sample;
+pub mod session;
+#[cfg(feature = "text")]
+pub mod text;
+
+pub use error::{Error, Result};
+pub use exec::Route;
+pub use generate::{Finish, Generation, Limits};
+pub use model::Model;
+pub use session::{Options, Session};

@@ -1,0 +1,179 @@
+//! Opening a bundle: everything is checked before anything is used.
+
+mod map;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lfm_graphs::bundle::{Bundle, Golden, Kind, Manifest, Section};
+use lfm_graphs::plan::{Plan, verify_plan};
+use lfm_graphs::target::Target;
+use lfm_graphs::{Graph, verify_executable};
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+use crate::exec::{Program, compile};
+use crate::session::{Options, Session};
+
+/// How many broken rules a message lists.
+const FAULTS: usize = 5;
+
+/// An opened bundle: verified graph and plan, and the mapped weights. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    map: Mmap,
+    weights: Range<usize>,
+    table: Vec<Section>,
+    sections: BTreeMap<Kind, Range<usize>>,
+    graph: Graph,
+    plan: Plan,
+    target: Target,
+    manifest: Manifest,
+    program: Program,
+    id: String,
+}
+
+impl Model {
+    /// Opens a bundle by mapping it. Header, text sections, graph and plan are verified; the hash of the
+    /// weights is not ([`Model::verify_weights`]), which would cost more than starting.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not a sound bundle: the message names section, byte and rule.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref().to_path_buf();
+        if cfg!(target_endian = "big") {
+            return Err(Error::Argument("bundles are little-endian, and this machine is big-endian".into()));
+        }
+        let map = map::map(&path)?;
+        let unsound = |source| Error::Bundle { path: path.clone(), source };
+        let faults = |section, faults: Vec<String>| Error::Unsound { path: path.clone(), section, faults };
+        let bundle = Bundle::parse(&map).map_err(unsound)?;
+        let manifest = bundle.manifest().map_err(unsound)?;
+
+        let text = bundle.text(Kind::Graph).map_err(unsound)?;
+        let graph = Graph::parse(text).map_err(|e| faults("graph", vec![e.to_string()]))?;
+        let errors = verify_executable(&graph);
+        if !errors.is_empty() {
+            return Err(faults("graph", errors.iter().take(FAULTS).map(ToString::to_string).collect()));
+        }
+        let text = bundle.text(Kind::Plan).map_err(unsound)?;
+        let plan = Plan::parse(text).map_err(|e| faults("plan", vec![e.to_string()]))?;
+        let errors = verify_plan(&graph, &plan);
+        if !errors.is_empty() {
+            return Err(faults("plan", errors.iter().take(FAULTS).map(ToString::to_string).collect()));
+        }
+        if plan.memory.weights != bundle.weights().len() as u64 {
+            let found = format!("the plan places {} bytes of weights, the section has {}", plan.memory.weights, bundle.weights().len());
+            return Err(faults("weights", vec![found]));
+        }
+        let text = bundle.text(Kind::Target).map_err(unsound)?;
+        let target = Target::parse(text).map_err(|e| faults("target", vec![e.to_string()]))?;
+        let program = compile(&graph, &plan)
+            .map_err(|(at, what)| faults("graph", vec![format!("{at} cannot be run: {what}")]))?;
+
+        let sections: BTreeMap<Kind, Range<usize>> =
+            Kind::ALL.into_iter().filter_map(|kind| Some((kind, bundle.entry(kind)?.range()))).collect();
+        let weights = sections.get(&Kind::Weights).cloned().unwrap_or(0..0);
+        let table = bundle.sections().to_vec();
+        let id = bundle.id().to_hex().to_string();
+        let inner = Inner { path, weights, table, sections, graph, plan, target, manifest, program, id, map };
+        Ok(Model { inner: Arc::new(inner) })
+    }
+
+    /// A session: states, arena and threads for this model.
+    ///
+    /// # Errors
+    /// When an option is out of range, or threads or memory cannot be had.
+    pub fn session(&self, options: &Options) -> Result<Session> {
+        Session::new(self.clone(), options)
+    }
+
+    /// Where the bundle lies.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The fused graph.
+    pub fn graph(&self) -> &Graph {
+        &self.inner.graph
+    }
+
+    /// The memory plan.
+    pub fn plan(&self) -> &Plan {
+        &self.inner.plan
+    }
+
+    /// The device profile that the bundle was made for.
+    pub fn target(&self) -> &Target {
+        &self.inner.target
+    }
+
+    /// What the bundle was made from.
+    pub fn manifest(&self) -> &Manifest {
+        &self.inner.manifest
+    }
+
+    /// The identity of the bundle: the hash of its header in hex, which covers the hashes of all sections.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
+    /// Size of the vocabulary: the width of the logits.
+    pub fn vocab(&self) -> usize {
+        self.inner.program.vocab
+    }
+
+    /// Rows of the embedding: ids below this can be taken in.
+    pub fn embeddings(&self) -> usize {
+        self.inner.program.embeddings
+    }
+
+    /// Size of the file in bytes.
+    pub fn file_len(&self) -> usize {
+        self.inner.map.len()
+    }
+
+    /// The section table.
+    pub fn sections(&self) -> &[Section] {
+        &self.inner.table
+    }
+
+    /// The bytes of a section, if the bundle has it.
+    pub fn section(&self, kind: Kind) -> Option<&[u8]> {
+        self.inner.map.get(self.inner.sections.get(&kind)?.clone())
+    }
+
+    /// The golden vectors, if the bundle has them.
+    ///
+    /// # Errors
+    /// When their section is malformed.
+    pub fn golden(&self) -> Result<Option<Golden>> {
+        let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
+        Bundle::parse(&self.inner.map).and_then(|bundle| bundle.golden()).map_err(unsound)
+    }
+
+    /// Compares the weights with their hash. `progress` gets bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn verify_weights(&self, progress: impl FnMut(u64, u64)) -> Result<()> {
+        let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
+        Bundle::parse(&self.inner.map).and_then(|bundle| bundle.verify_weights_with(progress)).map_err(unsound)
+    }
+
+    pub(crate) fn program(&self) -> &Program {
+        &self.inner.program
+    }
+
+    pub(crate) fn weights(&self) -> &[u8] {
+        &self.inner.map[self.inner.weights.clone()]
+    }
+}
