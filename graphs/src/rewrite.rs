@@ -88,6 +88,12 @@ impl<'a> Rebuild<'a> {
         }
     }
 
+    /// Says what a state holds after the call, in place of what the old next content becomes. To be called after
+    /// the last node.
+    pub fn next(&mut self, state: Value, next: Value) {
+        self.new.next(state, next);
+    }
+
     /// Gives an input of the new graph another type.
     pub fn retype_input(&mut self, input: Value, ty: TensorType) {
         if let Value::Input(id) = input

@@ -18,16 +18,23 @@
 //! | [`session`] | states, arena and threads of one conversation |
 //! | [`generate`] | token after token, by a sampler, until something ends it |
 //! | [`sample`] | from logits to the next token |
+//! | [`golden`] | runs that must give the same bits on every machine |
+//! | [`perplexity`], [`bench`] | how good and how fast a model is |
+//! | [`machine`] | what this runs on |
 //! | [`text`] | tokenizer and chat template (feature `text`) |
 //! | [`cpu`] | kernels and thread pool |
 //!
 //! Nothing is allocated while tokens are computed, after the first.
 
+pub mod bench;
 pub mod cpu;
 mod error;
 mod exec;
 pub mod generate;
+pub mod golden;
+pub mod machine;
 pub mod model;
+pub mod perplexity;
 pub mod sample;
 pub mod session;
 #[cfg(feature = "text")]
@@ -36,5 +43,5 @@ pub mod text;
 pub use error::{Error, Result};
 pub use exec::Route;
 pub use generate::{Finish, Generation, Limits};
-pub use model::Model;
+pub use model::{GenerationDefaults, Model};
 pub use session::{Options, Session};

@@ -187,10 +187,7 @@ impl Maker {
                 let top = self.push(Op::TopK { k }, &[x])?;
                 self.push(Op::Gather, &[x, top[1]])
             }
-            18 => {
-                let window = self.rng.once_in(2).then(|| 1 + self.rng.below(4));
-                self.push(Op::CausalMask { window }, &[x])
-            }
+            18 => self.mask(),
             19 | 20 => {
                 last.as_fixed().filter(|n| *n > 0)?;
                 let w = self.weight(&[last]);
@@ -212,6 +209,19 @@ impl Maker {
             25 => self.conv_gate(x),
             _ => self.attention(x),
         }
+    }
+
+    /// The sums of some keys or values, for each query those that it sees.
+    fn mask(&mut self) -> Option<Vec<Value>> {
+        let is_next = |v: &&Value| matches!(self.b.ty(**v).shape[..], [_, Dim::TOTAL, _]);
+        let next = *self.values.iter().rfind(is_next)?;
+        let n = self.ty(next).shape[0];
+        let mut x = self.push(Op::Cast { to: DType::F32 }, &[next])?[0];
+        x = self.push(Op::Sum { axis: 2 }, &[x])?[0];
+        x = self.push(Op::Reshape { to: vec![n, Dim::ONE, Dim::TOTAL] }, &[x])?[0];
+        x = self.push(Op::Broadcast { to: vec![n, Dim::SEQ, Dim::TOTAL] }, &[x])?[0];
+        let window = self.rng.once_in(2).then(|| 1 + self.rng.below(4));
+        self.push(Op::CausalMask { window }, &[x])
     }
 
     fn moe(&mut self, x: Value) -> Option<Vec<Value>> {

@@ -141,7 +141,8 @@ impl Layer<'_> {
 
     fn weight(&mut self, role: &str, shape: &[u32]) -> Value {
         let path = role.replace("attn", "self_attn").replacen("ffn.", "feed_forward.", 1);
-        let param = format!("layers.{}.{path}.weight", self.index);
+        let direct = role.ends_with("bias") || role.contains("experts.");
+        let param = format!("layers.{}.{path}{}", self.index, if direct { "" } else { ".weight" });
         self.b.weight(self.name(role), TensorType::new(DType::F32, shape.iter().copied()), param)
     }
 

@@ -112,11 +112,10 @@ pub(crate) struct MoeStep {
     pub(crate) out: Rows,
 }
 
-/// A step and its name.
+/// A step and the name of its node.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) name: String,
-    pub(crate) op: &'static str,
     pub(crate) kind: Kind,
 }
 
@@ -165,7 +164,7 @@ pub(crate) fn compile(graph: &Graph, plan: &Plan) -> Result<Program, Fault> {
     let (mut body, mut tail) = (Vec::new(), Vec::new());
     for (id, node) in graph.nodes().iter() {
         let kind = compiler.step(id).map_err(|what| (node.name.clone(), what))?;
-        let step = Step { name: node.name.clone(), op: node.op.name().0, kind };
+        let step = Step { name: node.name.clone(), kind };
         if tail_nodes.contains(&id) { tail.push(step) } else { body.push(step) }
     }
     let outputs = |what| ("the outputs".to_string(), what);
@@ -192,8 +191,10 @@ impl<'a> Compiler<'a> {
         value
     }
 
+    /// Rows lie where those of the root lie; panels depend on the width and belong to the value itself.
     fn buffer(&self, value: Value, kind: BufferKind) -> Option<&'a lfm_graphs::plan::Buffer> {
-        let name = self.graph.value_name(self.root(value));
+        let value = if kind == BufferKind::Rows { self.root(value) } else { value };
+        let name = self.graph.value_name(value);
         self.buffers.get(&(name.as_str(), kind)).copied()
     }
 

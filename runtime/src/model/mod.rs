@@ -1,6 +1,9 @@
 //! Opening a bundle: everything is checked before anything is used.
 
+mod generation;
 mod map;
+#[cfg(feature = "text")]
+mod text;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,6 +15,8 @@ use lfm_graphs::plan::{Plan, verify_plan};
 use lfm_graphs::target::Target;
 use lfm_graphs::{Graph, verify_executable};
 use memmap2::Mmap;
+
+pub use generation::GenerationDefaults;
 
 use crate::error::{Error, Result};
 use crate::exec::{Program, compile};

@@ -28,17 +28,29 @@ pub(super) fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
 
 /// Keeps the shortest rank-ordered prefix whose share of the weight is at least `p`: a token stays
 /// when what is before it falls short of `p`. The best one always stays.
+///
+/// Ranks only as many candidates as it needs to look at, in growing runs: sorting a vocabulary
+/// takes milliseconds.
 pub(super) fn top_p(candidates: &mut Vec<Candidate>, p: f32) {
     let needed = f64::from(p) * total(candidates);
-    let mut before = 0.0;
-    let kept = candidates
-        .iter()
-        .take_while(|candidate| {
-            let stays = before < needed;
+    let (mut kept, mut before, mut run) = (0, 0.0, 64);
+    let mut rest = candidates.as_mut_slice();
+    'ranking: while !rest.is_empty() {
+        if run < rest.len() {
+            rest.select_nth_unstable_by(run, by_rank);
+        }
+        let (ranked, after) = rest.split_at_mut(run.min(rest.len()));
+        ranked.sort_unstable_by(by_rank);
+        for candidate in ranked {
+            if before >= needed {
+                break 'ranking;
+            }
             before += f64::from(candidate.weight);
-            stays
-        })
-        .count();
+            kept += 1;
+        }
+        rest = after;
+        run *= 8;
+    }
     candidates.truncate(kept.max(1));
 }
 
@@ -81,6 +93,26 @@ mod tests {
             let mut candidates = of(&[1.0, 0.5, 0.25, 0.25]);
             top_p(&mut candidates, p);
             assert_eq!(candidates.len(), kept, "{p}");
+        }
+    }
+
+    #[test]
+    fn top_p_ranks_in_runs_as_in_one() {
+        // 1000 weights in no order; the reference sorts them all.
+        let weights: Vec<f32> = (0..1000u32).map(|i| (i * 617 % 1000) as f32 / 1000.0).collect();
+        for p in [0.01, 0.1, 0.3, 0.9, 0.999] {
+            let mut sorted = of(&weights);
+            sorted.sort_unstable_by(by_rank);
+            let needed = f64::from(p) * total(&of(&weights));
+            let mut before = 0.0;
+            sorted.retain(|candidate| {
+                let stays = before < needed;
+                before += f64::from(candidate.weight);
+                stays
+            });
+            let mut candidates = of(&weights);
+            top_p(&mut candidates, p);
+            assert_eq!(candidates, sorted, "{p}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The sampler: settings, buffers and the random state of one generation.
 
-use super::filter::{Candidate, by_rank, min_p, top_k, top_p, total};
+use super::filter::{Candidate, min_p, top_k, top_p, total};
 use super::{Rng, SampleError, Settings};
 
 /// Chooses tokens.
@@ -129,9 +129,6 @@ impl Sampler {
             candidate.weight = exp((candidate.logit - most) / temperature);
         }
         if p < 1.0 {
-            if k == 0 {
-                self.candidates.sort_unstable_by(by_rank);
-            }
             top_p(&mut self.candidates, p);
         }
         if share > 0.0 {

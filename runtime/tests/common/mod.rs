@@ -136,8 +136,8 @@ pub fn with_golden(made: &Made, golden: &lfm_graphs::bundle::Golden) -> PathBuf 
     let file = std::fs::read(&made.path).unwrap();
     let bundle = lfm_graphs::bundle::Bundle::parse(&file).unwrap();
     let mut writer = BundleWriter::create(&path).unwrap();
-    for section in bundle.sections().iter().filter(|s| s.kind != Kind::Weights) {
-        writer.section(section.kind, bundle.section(section.kind).unwrap()).unwrap();
+    for section in bundle.sections().iter().filter(|s| s.kind() != Kind::Weights) {
+        writer.section(section.kind(), bundle.section(section.kind()).unwrap()).unwrap();
     }
     let mut writer = writer.weights_writer(bundle.weights().len() as u64).unwrap();
     writer.append(bundle.weights()).unwrap();

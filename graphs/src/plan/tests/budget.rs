@@ -36,8 +36,15 @@ fn suggestions_fit_and_are_the_nearest() {
     // With the arena of a large chunk no context fits, with a smaller one the whole context does.
     let ram = total(512, 512) - 1;
     assert_eq!(hint(&graph, 512, 512, ram), Fit::Chunk(256));
-    assert_eq!(hint(&graph, 512, 512, total(1, 300)), Fit::Both { chunk: 4, context: 223 });
-    assert!(total(4, 223) <= total(1, 300) && total(4, 224) > total(1, 300));
+    let Fit::Both { chunk, context } = hint(&graph, 512, 512, total(1, 300)) else {
+        panic!("both must shrink")
+    };
+    let ram = total(1, 300);
+    assert!(total(chunk, context) <= ram && total(chunk, context + 1) > ram, "the longest context");
+    assert!(
+        context >= 128 && total(2 * chunk, 128) > ram,
+        "the largest chunk that leaves half of what 1 leaves"
+    );
     assert_eq!(hint(&graph, 32, 4096, total(1, 1) - 1), Fit::None);
     assert_eq!(hint(&graph, 1, 1, total(1, 1) - 1), Fit::None);
 }

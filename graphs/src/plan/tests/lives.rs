@@ -66,9 +66,8 @@ fn panels_live_from_the_first_quantised_reader_to_the_last() {
         (step(&graph, "head"), step(&graph, "head"), 16 * 8 * 11 * 4)
     );
 
-    let floats =
-        Model { matrices: Format::F16, experts: Format::F32, embedding: Format::F16, ..Model::default() };
-    let plan = super::plan(&floats.graph(), limits(32, 256)).unwrap();
+    let floats = stored(&Tiny::moe(), Format::F16, Format::F16, Format::F32);
+    let plan = super::plan(&floats, limits(32, 256)).unwrap();
     assert!(plan.buffers.iter().all(|b| b.kind != BufferKind::Panels));
 }
 

@@ -1,0 +1,77 @@
+# Every task of the project. `just ci` is what CI runs.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# List the tasks.
+default:
+    @just --list
+
+# Formatting, lints, documentation, dependency rule.
+check: fmt clippy doc deps
+
+# Formatting.
+fmt:
+    cargo fmt --all --check
+
+# Lints, warnings denied.
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Documentation, warnings denied.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+# The README's test command, failing where a kernel tier that this kind of machine has would be skipped.
+test-all:
+    REQUIRE_ISA="${REQUIRE_ISA:-x86-64-v3,x86-64-avx512vnni}" INSTA_UPDATE=no cargo test --workspace
+
+# The demo: export the demo checkpoint and let it answer.
+demo *ARGS:
+    cargo run --release --bin lfmc -- demo {{ARGS}}
+
+# Accept changed snapshots and golden graphs; review the diff like code.
+bless:
+    UPDATE_GOLDEN=1 INSTA_UPDATE=always cargo test --workspace
+
+# runtime → graphs ← export → model → burn: the device side never sees burn, and lean has no text, GPU, async or C.
+deps:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    tree() { cargo tree --locked --prefix none --edges normal,build "$@" | sed 's/ .*//' | sort -u; }
+    forbid() {
+        local what=$1 pattern=$2
+        local found
+        found=$(grep -E "$pattern" || true)
+        if [ -n "$found" ]; then echo "error: $what must not depend on: $found" >&2; exit 1; fi
+    }
+    tree -p lfm-graphs  | forbid lfm-graphs 'burn|^lfm-(model|export|runtime)$|^onnx|^tokenizers$|^clap$'
+    tree -p lfm-runtime | forbid lfm-runtime 'burn|^lfm-(model|export)$|^onnx|^tokio$|^cc$|^cubecl'
+    tree -p lfm-runtime --no-default-features | forbid 'lean lfm-runtime' 'burn|^lfm-(model|export)$|^tokenizers$|^minijinja$|^wgpu$|^tokio$|^cc$|-sys$'
+    tree -p lfm-model   | forbid lfm-model '^lfm-(graphs|export|runtime)$'
+    echo "dependency rule holds"
+
+# Sizes of the device program: lean at most 2 MB, default at most 8 MB.
+size:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    limit() {
+        local what=$1 most=$2; shift 2
+        cargo build --locked --profile dist -p lfm-runtime --bin lfm-run "$@"
+        local bytes
+        bytes=$(stat -c %s target/dist/lfm-run)
+        echo "$what lfm-run: $bytes bytes, at most $most"
+        if [ "$bytes" -gt "$most" ]; then echo "error: $what lfm-run is too large" >&2; exit 1; fi
+    }
+    limit default 8000000
+    limit lean 2000000 --no-default-features
+
+# Golden graphs are part of `test`; this runs them alone.
+golden:
+    cargo test -p lfm-export --test golden
+
+# What CI runs.
+ci: fmt clippy doc deps test-all size
