@@ -38,9 +38,10 @@ impl Dim {
         if self.seq == 0 && self.past == 0 { Some(self.base) } else { None }
     }
 
-    /// The value at a concrete (seq, past). `u64`, because it cannot overflow there.
+    /// The value at a concrete (seq, past); the largest number where it would not fit.
     pub const fn at(self, seq: u32, past: u32) -> u64 {
-        self.base as u64 + self.seq as u64 * seq as u64 + self.past as u64 * past as u64
+        let tokens = self.seq as u64 * seq as u64;
+        tokens.saturating_add(self.past as u64 * past as u64).saturating_add(self.base as u64)
     }
 
     /// The sum, unless a coefficient overflows.

@@ -18,12 +18,21 @@ pub(super) fn python_float(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
     }
-    let scientific = format!("{value:e}");
+    let mut scientific = format!("{value:e}");
+    // Where two shortest texts are equally near, Python takes the even one, as rounding to that
+    // many digits does.
+    let decimals = scientific
+        .split_once('e')
+        .map_or(0, |(digits, _)| digits.split_once('.').map_or(0, |(_, decimals)| decimals.len()));
+    let even = format!("{value:.decimals$e}");
+    if even.parse() == Ok(value) {
+        scientific = even;
+    }
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
-        let plain = format!("{value}");
-        return if plain.contains('.') { plain } else { plain + ".0" };
+        let decimals = usize::try_from(decimals as i64 - i64::from(exponent)).unwrap_or(0).max(1);
+        return format!("{value:.decimals$}");
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
@@ -297,6 +306,9 @@ mod tests {
             (1.7976931348623157e308, "1.7976931348623157e+308"),
             (2.5, "2.5"),
             (1e100, "1e+100"),
+            (2f64.powi(-25), "2.9802322387695312e-08"),
+            (111659285584252.125, "111659285584252.12"),
+            (-1113178120592002.25, "-1113178120592002.2"),
             (f64::NAN, "nan"),
             (f64::INFINITY, "inf"),
             (f64::NEG_INFINITY, "-inf"),
