@@ -124,7 +124,9 @@ pub fn run(
     let load_s = load_s + start.elapsed().as_secs_f64();
     let Workload { prompt, generate, depth, repetitions } = workload;
     if repetitions == 0 || prompt + generate == 0 {
-        return Err(Error::Argument("there is nothing to measure, expected -r and one of -p and -n above 0".into()));
+        return Err(Error::Argument(
+            "there is nothing to measure, expected -r and one of -p and -n above 0".into(),
+        ));
     }
     let needed = depth.saturating_add(prompt.max(generate));
     if needed > session.context() {

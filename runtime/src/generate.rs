@@ -98,7 +98,7 @@ impl<'a> Generation<'a> {
             self.finish = Some(Finish::Cancelled);
         } else if self.limits.tokens.is_some_and(|most| self.tokens().len() >= most) {
             self.finish = Some(Finish::Length);
-        } else if self.pending > self.session.context() - self.session.past() && self.tokens().len() > 0 {
+        } else if self.pending > self.session.context() - self.session.past() && !self.tokens().is_empty() {
             self.finish = Some(Finish::Context);
         }
         if self.finish.is_some() {

@@ -21,13 +21,15 @@ pub struct Score {
     /// `exp(nll)`.
     pub perplexity: f64,
     /// The comparison with a reference model.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Comparison>,
 }
 
 /// How a model differs from a reference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Perplexity of the reference.
+    /// Perplexity of the reference; `reference_perplexity` in JSON.
+    #[serde(rename = "reference_perplexity")]
     pub perplexity: f64,
     /// Mean over tokens of KL(reference || model), in nats.
     pub kl: f64,
@@ -102,6 +104,9 @@ pub fn score(
         return Err(Error::Argument("the text has no tokens, expected at least one".into()));
     }
     let vocab = session.model().vocab();
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+        return Err(Error::Token { id: *id, vocab });
+    }
     if let Some(other) = reference.as_ref().map(|r| r.model().vocab()).filter(|other| *other != vocab) {
         return Err(Error::Argument(format!(
             "the reference has a vocabulary of {other} tokens, expected {vocab} as in the bundle"

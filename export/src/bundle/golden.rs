@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lfm_graphs::bundle::Golden;
-use lfm_runtime::{Model, golden};
+use lfm_runtime::{Model, Options, golden};
 
 use super::ExportError;
 
@@ -29,5 +29,9 @@ pub(super) fn compute(path: &Path, bos: Option<u32>) -> Result<Golden, ExportErr
         .map(|(len, more)| (prompt(*len), *more))
         .collect();
     let runs = if runs.is_empty() { vec![(prompt(1), 1)] } else { runs };
-    Ok(golden::run(&model, &runs)?)
+    let mut golden = Golden { vectors: Vec::new() };
+    for (prompt, more) in runs {
+        golden.vectors.extend(golden::run(&model, &Options::default(), &[prompt], more)?.vectors);
+    }
+    Ok(golden)
 }

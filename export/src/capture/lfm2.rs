@@ -28,6 +28,13 @@ impl Traceable for Lfm2Trace<'_> {
             OperatorKind::Conv => {
                 let shape = [dim(config.hidden_size), dim(config.conv_kernel - 1)];
                 let window: Tensor<2> = tracer.state(&window_name(layer), shape, Update::Window);
+                if config.conv_kernel == 1 {
+                    // An empty window is passed on as it is. burn takes a size of zero in a reshape for "keep",
+                    // so the module gets an empty tensor of its own.
+                    tracer.next(&window_name(layer), window);
+                    let window = Tensor::empty([1, config.hidden_size, 0], tracer.device());
+                    return LayerState::Conv { window };
+                }
                 LayerState::Conv { window: window.unsqueeze() }
             }
             OperatorKind::Attention => {
@@ -40,6 +47,7 @@ impl Traceable for Lfm2Trace<'_> {
         let (logits, next) = model.forward(tokens.unsqueeze(), positions, state);
         for (layer, state) in next.layers.into_iter().enumerate() {
             match state {
+                LayerState::Conv { .. } if config.conv_kernel == 1 => {}
                 LayerState::Conv { window } => tracer.next(&window_name(layer), window.squeeze_dim::<2>(0)),
                 LayerState::Attention { k, v } => {
                     let [k_name, v_name] = kv_names(layer);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lfm_export::bundle::{Options as ExportOptions, Source};
 use lfm_runtime::sample::{Sampler, Settings};
+use lfm_runtime::text::{ChatRequest, Detokenizer};
 use lfm_runtime::{Generation, Limits, Model, Options};
 
 use super::args::{DemoArgs, host_target};
@@ -70,16 +71,15 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
     let model = Model::open(&args.output)?;
     let mut session = model.session(&Options::default())?;
     let text = model.text()?;
-    let prompt = text.encode_message(&args.prompt)?;
-    let settings = Settings::greedy();
-    let mut sampler = Sampler::new(settings, model.vocab())?;
+    let prompt = text.encode_chat(&ChatRequest::new().message("user", &args.prompt))?;
+    let mut sampler = Sampler::new(Settings::greedy(), model.vocab())?;
     let limits = Limits { tokens: Some(256), stop: text.eos(), cancel: Some(&CANCEL) };
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "> {}", args.prompt)?;
     let pending = prompt.len();
-    let mut detokenizer = text.detokenizer();
+    let mut detokenizer = Detokenizer::new(true);
     for id in Generation::new(&mut session, &mut sampler, prompt, pending, limits) {
-        stdout.write_all(detokenizer.push(id?).as_bytes())?;
+        stdout.write_all(detokenizer.push(&text.tokenizer, id?).as_bytes())?;
         stdout.flush()?;
     }
     writeln!(stdout, "{}", detokenizer.finish())?;

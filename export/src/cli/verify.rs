@@ -31,7 +31,7 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
         writeln!(stdout, "--  golden vectors: there are none")?;
         return Ok(Exit::Done);
     };
-    let faults = golden::check(&model, &golden, &Options::default())?;
+    let faults = golden::check(&model, &Options::default(), &golden)?;
     for fault in &faults {
         writeln!(stdout, "NO  golden vectors: {fault}")?;
     }

@@ -61,7 +61,7 @@ impl Lowering<'_> {
             return unsupported("the number of indices is no multiple of seq");
         };
         let flat = self.emit(&Op::Reshape { to: vec![count] }, &[indices])?;
-        let rows = self.emit(&Op::Select, &[table, flat])?;
+        let rows = self.emit_as("embed", &Op::Select, &[table, flat])?;
         shape.extend(self.shape(table).into_iter().skip(1));
         Ok(self.emit(&Op::Reshape { to: shape }, &[rows])?)
     }

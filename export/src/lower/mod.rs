@@ -185,7 +185,7 @@ impl Lowering<'_> {
                 // burn leaves empty operands out of a concatenation. The content before and after the call is
                 // that of an empty tensor, of which there is only one.
                 let op = Op::Reshape { to: state.shape.clone() };
-                self.emit(&op.clone(), &[value]).map_err(|e| e.to_string())?
+                self.emit(&op, &[value]).map_err(|e| e.to_string())?
             } else {
                 self.values.get(state.next).copied().flatten().ok_or_else(missing)?
             };
@@ -250,9 +250,18 @@ impl Lowering<'_> {
         Ok(Value::Node(self.emit_node(op, args)?, 0))
     }
 
+    /// As [`emit`](Self::emit), with a name instead of scope and role.
+    fn emit_as(&mut self, name: &str, op: &Op, args: &[Value]) -> Result<Value, BuildError> {
+        let id = self.graph.push(name, op.clone(), args)?;
+        self.scopes.insert(id, name.to_owned());
+        Ok(Value::Node(id, 0))
+    }
+
     fn emit_node(&mut self, op: &Op, args: &[Value]) -> Result<NodeId, BuildError> {
         let scope = self.scope(args);
-        let id = self.graph.push(&name::join(&scope, &name::role(op)), op.clone(), args)?;
+        // A weight in another layout is no step of the computation, and its name should not push others aside.
+        let role = if matches!(args, [Value::Weight(_)]) { "view".to_owned() } else { name::role(op) };
+        let id = self.graph.push(&name::join(&scope, &role), op.clone(), args)?;
         self.scopes.insert(id, scope);
         Ok(id)
     }

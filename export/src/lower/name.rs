@@ -40,6 +40,9 @@ pub fn parent(scope: &str) -> &str {
 
 /// The role of an operation: its name in snake case.
 pub fn role(op: &Op) -> String {
+    if matches!(op, Op::MatMul) {
+        return "matmul".to_owned();
+    }
     let mut role = String::new();
     for c in op.name().0.chars() {
         if c.is_ascii_uppercase() && !role.is_empty() {

@@ -94,11 +94,12 @@ fn evaluate(graph: &Graph, node: &Node, args: &[Value]) -> Option<Vec<f32>> {
     data.iter().all(|x| x.is_finite()).then_some(data)
 }
 
-/// The number that a value holds everywhere, if it is a literal.
+/// The number that a value holds everywhere, if it is a literal. One of several axes is a table that happens to
+/// have one entry, such as the frequency of heads of width two.
 fn scalar(graph: &Graph, value: Value) -> Option<f32> {
     match value {
-        Value::Const(id) => match graph.consts()[id].data.as_slice() {
-            [number] => Some(*number),
+        Value::Const(id) => match (graph.consts()[id].data.as_slice(), graph.consts()[id].ty.rank()) {
+            ([number], 0 | 1) => Some(*number),
             _ => None,
         },
         Value::Node(id, _) => {

@@ -9,7 +9,8 @@
 //!
 //! Also: a reshape, stretch or slice to the type that is there already, a concatenation of one.
 //!
-//! Does not fire on a value that leaves the graph, and leaves a weight as declared when it has another reader.
+//! Does not fire when a value would leave the graph twice, or would leave it without being the result of a node;
+//! leaves a weight as declared when it has another reader.
 //! Right because elements keep their row-major order in all of these, and because elementwise operations align
 //! axes at the end, so that leading axes of size one change nothing as long as the result has its shape.
 
@@ -60,21 +61,19 @@ fn visit(view: &View<'_>, new: &mut Rebuild<'_>, id: NodeId, fired: &mut u32) ->
     if !moves {
         return Ok(Step::Keep);
     }
-    if !leaves && args.len() == 1 && *new.ty(x) == node.out[0] && keeps_order(&node.op) {
+    if args.len() == 1 && *new.ty(x) == node.out[0] && keeps_order(&node.op) && may_be(view, new, id, x) {
         *fired += 1;
         return Ok(Step::Replace(vec![x]));
     }
     let folded = match &node.op {
         Op::Reshape { to } => match producer(new, x) {
-            Some((Op::Reshape { .. }, inner)) => {
-                let same = *new.ty(inner) == node.out[0];
-                match (same, leaves) {
-                    (true, false) => Some(inner),
-                    (true, true) if !matches!(inner, Value::Node(..)) => None,
-                    _ => Some(new.node(&node.name, Op::Reshape { to: to.clone() }, &[inner])?),
-                }
+            Some((Op::Reshape { .. }, inner)) if *new.ty(inner) == node.out[0] && may_be(view, new, id, inner) => {
+                Some(inner)
             }
-            _ => (!leaves).then(|| weight_view(view, new, node)).flatten(),
+            Some((Op::Reshape { .. }, inner)) if *new.ty(inner) != node.out[0] => {
+                Some(new.node(&node.name, Op::Reshape { to: to.clone() }, &[inner])?)
+            }
+            _ => (!leaves).then(|| weight_view(view, new, id)).flatten(),
         },
         Op::Permute { order } => match producer(new, x) {
             Some((Op::Permute { order: inner_order }, inner)) => {
@@ -94,6 +93,16 @@ fn visit(view: &View<'_>, new: &mut Rebuild<'_>, id: NodeId, fired: &mut u32) ->
     })
 }
 
+/// Whether a value of the new graph may stand in place of a node's result: always, unless that leaves the graph;
+/// then only a result of a node that does not leave it yet.
+fn may_be(view: &View<'_>, new: &Rebuild<'_>, id: NodeId, value: Value) -> bool {
+    if !view.leaves(Value::Node(id, 0)) {
+        return true;
+    }
+    let before = |leaving: &Value| matches!(leaving, Value::Node(from, _) if *from < id);
+    matches!(value, Value::Node(..)) && !view.leaving().filter(|v| before(v)).any(|v| new.map(v) == value)
+}
+
 /// Whether an operation whose result has the argument's type gives the argument.
 fn keeps_order(op: &Op) -> bool {
     match op {
@@ -109,12 +118,22 @@ fn producer(new: &Rebuild<'_>, value: Value) -> Option<(Op, Value)> {
 }
 
 /// The weight declared in the shape to which its only reader brings it.
-fn weight_view(view: &View<'_>, new: &mut Rebuild<'_>, node: &Node) -> Option<Value> {
+fn weight_view(view: &View<'_>, new: &mut Rebuild<'_>, id: NodeId) -> Option<Value> {
+    let node = &view.graph.nodes()[id];
+    // Reshapes of reshapes become one first.
+    let reshaped = |reader: &NodeId| matches!(view.graph.nodes()[*reader].op, Op::Reshape { .. });
+    if view.readers(Value::Node(id, 0)).iter().any(reshaped) {
+        return None;
+    }
     let Some(Value::Weight(id)) = node.args.first().copied() else { return None };
     if view.readers(Value::Weight(id)).len() != 1 {
         return None;
     }
     let weight = &view.graph.weights()[id];
+    // A new leading axis of size one is there for an elementwise operation, which does not need it.
+    if node.out[0].shape.first() == Some(&Dim::ONE) && node.out[0].rank() > weight.ty.rank() {
+        return None;
+    }
     Some(new.weight(Weight { ty: node.out[0].clone(), ..weight.clone() }))
 }
 

@@ -40,12 +40,10 @@ impl Pass for FuseLinear {
             let name = if found.is_output { "head".to_owned() } else { weight_stem(graph, found.weight) };
             Ok(Fused::from(new.node(&name, Op::Linear, &args)?))
         })?;
-        let biased = fuse(&products.graph, bias, |new, node, [linear, bias]| {
+        let biased = fuse(&products.graph, bias, |new, _, [linear, bias]| {
             let Value::Node(id, _) = *linear else { return Ok(Fused::from(new.map(*linear))) };
             let linear = &new.old().nodes()[id];
             let args = [linear.args[0], linear.args[1], *bias].map(|arg| new.map(arg));
-            let _ = node;
-            // The plain product is swept away; its name is the fused node's.
             Ok(Fused::from(new.node(&linear.name, Op::Linear, &args)?))
         })?;
         let misses = [products.misses, biased.misses].concat();

@@ -3,6 +3,7 @@
 //! A pattern is matched from its last node, the root, towards its arguments. Every node that it takes is
 //! remembered; the fusion may only fire when no value of these nodes is read by any other node.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lfm_graphs::graph::{Node, Value};
@@ -27,6 +28,10 @@ impl<'g> View<'g> {
         self.leaving.contains(&value)
     }
 
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = Value> {
+        self.leaving.iter().copied()
+    }
+
     pub(crate) fn readers(&self, value: Value) -> &[NodeId] {
         self.readers.get(&value).map_or(&[], Vec::as_slice)
     }
@@ -45,11 +50,12 @@ pub(crate) struct Matcher<'v, 'g> {
     pub(crate) view: &'v View<'g>,
     pub(crate) root: NodeId,
     inside: Vec<NodeId>,
+    sealed: Cell<bool>,
 }
 
 impl<'v, 'g> Matcher<'v, 'g> {
     fn new(view: &'v View<'g>, root: NodeId) -> Self {
-        Matcher { view, root, inside: vec![root] }
+        Matcher { view, root, inside: vec![root], sealed: Cell::new(false) }
     }
 
     pub(crate) fn node(&self) -> &'g Node {
@@ -120,7 +126,7 @@ impl<'v, 'g> Matcher<'v, 'g> {
         &self.view.graph.nodes()[id]
     }
 
-    /// Fails when a value of the nodes taken, but for the root's results, is read from outside or leaves the graph,
+    /// Seals the match. Fails when a value of the nodes taken, but for the root's results, is read from outside or leaves the graph,
     /// except that those of `replaced` may leave it: next contents that the fused node gives.
     pub(crate) fn closed(&self, replaced: &[Value]) -> Result<(), Miss> {
         for id in self.inside.iter().filter(|id| **id != self.root) {
@@ -138,6 +144,7 @@ impl<'v, 'g> Matcher<'v, 'g> {
                 }
             }
         }
+        self.sealed.set(true);
         Ok(())
     }
 
@@ -170,11 +177,16 @@ pub(crate) fn fuse<M>(
 ) -> Result<Outcome, BuildError> {
     let view = View::new(graph);
     let mut matches = BTreeMap::new();
+    let mut inner = BTreeSet::new();
     let mut misses = Vec::new();
     for id in graph.nodes().ids() {
-        match find(&mut Matcher::new(&view, id)) {
+        let mut matcher = Matcher::new(&view, id);
+        match find(&mut matcher) {
             Ok(Some(found)) => {
                 matches.insert(id, found);
+                if matcher.sealed.get() {
+                    inner.extend(matcher.inside.into_iter().filter(|taken| *taken != id));
+                }
             }
             Ok(None) => {}
             Err(miss) => misses.push(miss),
@@ -188,8 +200,13 @@ pub(crate) fn fuse<M>(
         graph,
         |_| Ok(()),
         |new, id| {
-            let Some(found) = matches.get(&id) else { return Ok(Step::Keep) };
-            let fused = emit(new, &graph.nodes()[id], found)?;
+            let node = &graph.nodes()[id];
+            let Some(found) = matches.get(&id) else {
+                let Some(arg) = node.args.first().filter(|_| inner.contains(&id)) else { return Ok(Step::Keep) };
+                // Read by nodes of the match alone, none of which will stand: any value does. Its name is free.
+                return Ok(Step::Replace(vec![new.map(*arg); node.out.len()]));
+            };
+            let fused = emit(new, node, found)?;
             next.borrow_mut().extend(fused.next);
             Ok(Step::Replace(fused.results))
         },

@@ -85,9 +85,9 @@ impl Executor {
     /// Makes the int8 form of an operand, if this step is the first that reads it.
     pub(super) fn prepare(&mut self, x: Operand, rows: usize) -> Result<(), &'static str> {
         let Some(panels) = x.panels.filter(|panels| panels.make) else { return Ok(()) };
-        let words = words_needed(rows, x.rows.width);
+        let words = panels.start..panels.start + words_needed(rows, x.rows.width);
         let threads = self.row_threads(rows);
-        let ([words], rest) = self.arena.split([panels.start..panels.start + words]).ok_or(OVERLAP)?;
+        let ([words], rest) = self.arena.split([words]).ok_or(OVERLAP)?;
         let floats = rest.get(x.rows.range(rows)).ok_or(OVERLAP)?;
         quantize_rows(
             &mut self.pool,

@@ -121,9 +121,9 @@ impl Executor {
 
     /// The logits of the first `rows` rows of the last run of the tail.
     pub(crate) fn logits(&mut self, program: &Program, rows: usize) -> Result<&[f32]> {
-        let fault = Error::Internal { at: "the logits".into(), what: "they lie outside the arena" };
-        let (_, rest) = self.arena.split([]).ok_or(Error::Internal { at: "the arena".into(), what: "it is empty" })?;
-        rest.get(program.logits.range(rows)).ok_or(fault)
+        let fault = |what| Error::Internal { at: "the logits".into(), what };
+        let (_, rest) = self.arena.split([]).ok_or_else(|| fault("there is no arena"))?;
+        rest.get(program.logits.range(rows)).ok_or_else(|| fault("they lie outside the arena"))
     }
 
     fn step(&mut self, step: &Step, call: Call<'_>, states: &mut States, rows: usize, chosen: Range<usize>) -> Result<()> {

@@ -50,7 +50,8 @@ impl GenerationDefaults {
     /// one that does, what is absent is neutral.
     fn parse(json: &[u8]) -> std::result::Result<GenerationDefaults, String> {
         let section: Section = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        let Section { do_sample, temperature, top_k, top_p, min_p, repetition_penalty, eos_token_id } = section;
+        let Section { do_sample, temperature, top_k, top_p, min_p, repetition_penalty, eos_token_id } =
+            section;
         let stop = match eos_token_id {
             None => Vec::new(),
             Some(Ids::One(id)) => vec![id],

@@ -21,10 +21,8 @@ impl Model {
             });
         };
         let config = match self.section(Kind::TextConfig) {
-            Some(json) => serde_json::from_slice(json).map_err(|e| TextError::Malformed {
-                file: "text_config",
-                problem: e.to_string(),
-            })?,
+            Some(json) => serde_json::from_slice(json)
+                .map_err(|e| TextError::Malformed { file: "text_config", problem: e.to_string() })?,
             None => TextConfig::default(),
         };
         Ok(Text::from_bytes(tokenizer, self.section(Kind::ChatTemplate), config)?)

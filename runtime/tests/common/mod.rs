@@ -8,7 +8,7 @@ use half::f16;
 use lfm_graphs::bundle::{BundleWriter, Kind, KvType, Manifest, Parameters, Source, VERSION};
 use lfm_graphs::id::{Id, WeightId};
 use lfm_graphs::interp::Tensor;
-use lfm_graphs::plan::{Limits, Plan, WeightKind, plan};
+use lfm_graphs::plan::{Limits, WeightKind, plan};
 use lfm_graphs::target::Target;
 use lfm_graphs::testing::{Tiny, random_weights, tiny_graph};
 use lfm_graphs::weights::dequant::dequantise_row;
@@ -17,35 +17,35 @@ use lfm_graphs::{DType, Graph};
 use tempfile::TempDir;
 
 /// A bundle in a folder of its own, and what it was made from.
-pub struct Made {
-    pub folder: TempDir,
-    pub path: PathBuf,
-    pub graph: Graph,
+pub(crate) struct Made {
+    pub(crate) folder: TempDir,
+    pub(crate) path: PathBuf,
+    pub(crate) graph: Graph,
     /// The weights before quantisation.
-    pub weights: BTreeMap<String, Tensor>,
+    pub(crate) weights: BTreeMap<String, Tensor>,
     /// The weights as the bundle holds them, widened to f32.
-    pub stored: BTreeMap<String, Tensor>,
+    pub(crate) stored: BTreeMap<String, Tensor>,
 }
 
 /// How a test bundle is made.
-pub struct Recipe<'a> {
-    pub tiny: Tiny,
-    pub format: Format,
-    pub context: u32,
-    pub chunk: u32,
+pub(crate) struct Recipe<'a> {
+    pub(crate) tiny: Tiny,
+    pub(crate) format: Format,
+    pub(crate) context: u32,
+    pub(crate) chunk: u32,
     /// Name of the folder of `tests/fixtures` whose tokenizer and template go in.
-    pub text: Option<&'a str>,
+    pub(crate) text: Option<&'a str>,
     /// The sampling defaults.
-    pub generation: Option<&'a str>,
+    pub(crate) generation: Option<&'a str>,
 }
 
 impl Recipe<'_> {
-    pub fn new(tiny: Tiny, format: Format) -> Recipe<'static> {
+    pub(crate) fn new(tiny: Tiny, format: Format) -> Recipe<'static> {
         Recipe { tiny, format, context: 160, chunk: 64, text: None, generation: None }
     }
 
     /// Writes the bundle.
-    pub fn make(&self) -> Made {
+    pub(crate) fn make(&self) -> Made {
         let graph = tiny_graph(&self.tiny).with_storage(|graph, id| storage(graph, id, self.format));
         let limits = Limits { chunk: self.chunk, context: self.context, overhead: 1 << 20, ram: None };
         let plan = plan(&graph, limits).unwrap();
@@ -83,7 +83,8 @@ impl Recipe<'_> {
                 let bytes = match slot.kind {
                     WeightKind::Vector => canonical,
                     WeightKind::Matrix => {
-                        let mut packed = vec![0; layout::packed_bytes(slot.format, rows, k).unwrap() as usize];
+                        let mut packed =
+                            vec![0; layout::packed_bytes(slot.format, rows, k).unwrap() as usize];
                         pack::pack(slot.format, rows, k, &canonical, &mut packed).unwrap();
                         packed
                     }
@@ -131,7 +132,7 @@ impl Recipe<'_> {
 }
 
 /// Adds golden vectors to a bundle, in a second file.
-pub fn with_golden(made: &Made, golden: &lfm_graphs::bundle::Golden) -> PathBuf {
+pub(crate) fn with_golden(made: &Made, golden: &lfm_graphs::bundle::Golden) -> PathBuf {
     let path = made.folder.path().join("golden.lfmb");
     let file = std::fs::read(&made.path).unwrap();
     let bundle = lfm_graphs::bundle::Bundle::parse(&file).unwrap();
@@ -143,11 +144,6 @@ pub fn with_golden(made: &Made, golden: &lfm_graphs::bundle::Golden) -> PathBuf 
     writer.append(bundle.weights()).unwrap();
     writer.seal_without_golden().unwrap().add_golden(golden.to_ron()).unwrap().publish().unwrap();
     path
-}
-
-/// Where the plan of a bundle places a weight, in bytes of the section.
-pub fn weight_offset(plan: &Plan, name: &str) -> u64 {
-    plan.weights.iter().find(|slot| slot.name == name).unwrap().offset
 }
 
 /// Matrices in `format`, but for what is never quantised: routers and convolution kernels.
@@ -200,14 +196,14 @@ fn quantise_unit(format: Format, x: &[f32]) -> Vec<u8> {
 }
 
 /// The formats of weights that kernels exist for.
-pub const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::Q8_0, Format::Q4_0, Format::Q6K];
+pub(crate) const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::Q8_0, Format::Q4_0, Format::Q6K];
 
 /// Some token ids of a vocabulary.
-pub fn tokens(n: usize, vocab: usize) -> Vec<u32> {
+pub(crate) fn tokens(n: usize, vocab: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * 13 + 5) % vocab) as u32).collect()
 }
 
 /// The name of a path, for command lines.
-pub fn name(path: &Path) -> &str {
+pub(crate) fn name(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -15,15 +15,24 @@ use super::quant::{self, Dot, Quant};
 
 /// The entry points that a tier compiles with its CPU features.
 pub(super) trait Tier: Lanes + Dot {
+    /// How far, in bytes, to prefetch the two streams of one token's product on this CPU; 0: not at all.
+    fn stream_ahead(self) -> usize;
     /// [`quant::tile`]
     fn quant_tile<Q: Quant, const T: usize, const AHEAD: bool>(
         self,
         row_block: &[u8],
         x: &[i32],
+        ahead: usize,
         out: &mut [[f32; 16]; T],
     );
     /// [`quant::pair`]
-    fn quant_pair<Q: Quant>(self, row_blocks: [&[u8]; 2], x: &[i32], out: &mut [[f32; 16]; 2]);
+    fn quant_pair<Q: Quant, const AHEAD: bool>(
+        self,
+        row_blocks: [&[u8]; 2],
+        x: &[i32],
+        ahead: usize,
+        out: &mut [[f32; 16]; 2],
+    );
     /// [`dense::tile`]
     fn dense_tile<W: Dense, const R: usize, const T: usize>(
         self,
@@ -123,14 +132,14 @@ fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x:
         let (start, count) = (row_blocks.start, row_blocks.len());
         let half = count / 2;
         for n in 0..half {
-            let mut y = [[0.0; 16]; 2];
-            isa.quant_pair::<Q>([w.row_block(start + n), w.row_block(start + half + n)], words, &mut y);
+            let pair = [w.row_block(start + n), w.row_block(start + half + n)];
+            let y = streams::<I, Q>(isa, pair, words);
             write(&[y[0]], n, 0, out);
             write(&[y[1]], half + n, 0, out);
         }
         for n in 2 * half..count {
             let mut y = [[0.0; 16]; 1];
-            isa.quant_tile::<Q, 1, false>(w.row_block(start + n), words, &mut y);
+            isa.quant_tile::<Q, 1, false>(w.row_block(start + n), words, 0, &mut y);
             write(&y, n, 0, out);
         }
         return;
@@ -145,9 +154,9 @@ fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x:
             with_tokens!(panel.tokens, T => {
                 let mut y = [[0.0; 16]; T];
                 if last {
-                    isa.quant_tile::<Q, T, true>(row_block, panel.words, &mut y);
+                    isa.quant_tile::<Q, T, true>(row_block, panel.words, row_block.len(), &mut y);
                 } else {
-                    isa.quant_tile::<Q, T, false>(row_block, panel.words, &mut y);
+                    isa.quant_tile::<Q, T, false>(row_block, panel.words, 0, &mut y);
                 }
                 write(&y, n, panel.first, out);
             });
@@ -166,11 +175,24 @@ fn both<I: Tier, Q: Quant>(
     let words = x.panel(0).words;
     let [first, second] = out;
     for (n, row_block) in row_blocks.enumerate() {
-        let mut y = [[0.0; 16]; 2];
-        isa.quant_pair::<Q>(w.map(|w| w.row_block(row_block)), words, &mut y);
+        let y = streams::<I, Q>(isa, w.map(|w| w.row_block(row_block)), words);
         write(&[y[0]], n, 0, first);
         write(&[y[1]], n, 0, second);
     }
+}
+
+/// Two row-blocks of one token as two streams from memory.
+///
+/// With one stream, hardware prefetchers do not run far enough ahead of kernels that spend so many instructions per
+/// byte; with more than two they lose them. Software prefetch on top: [`Tier::stream_ahead`].
+#[inline]
+fn streams<I: Tier, Q: Quant>(isa: I, row_blocks: [&[u8]; 2], words: &[i32]) -> [[f32; 16]; 2] {
+    let mut y = [[0.0; 16]; 2];
+    match isa.stream_ahead() {
+        0 => isa.quant_pair::<Q, false>(row_blocks, words, 0, &mut y),
+        ahead => isa.quant_pair::<Q, true>(row_blocks, words, ahead, &mut y),
+    }
+    y
 }
 
 fn float<I: Tier, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f32], out: &mut Cols) {

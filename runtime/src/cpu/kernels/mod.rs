@@ -17,6 +17,15 @@
 //! how a block of quantised weights meets a panel.
 //!
 //! Kernels do not allocate, and have no state. They panic if the shapes of their operands disagree.
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(
+        dead_code,
+        unused_macros,
+        unused_imports,
+        reason = "no tier but portable for this architecture yet"
+    )
+)]
 
 mod body;
 mod cols;

@@ -4,6 +4,9 @@ use lfm_graphs::weights::layout::{GROUP, q4_0, q6_k, q8_0};
 
 use super::panels::WORDS;
 
+/// Most parts of a row-block: 4 rows each.
+pub(super) const MAX_PARTS: usize = 4;
+
 /// The integer dot products of a tier. `x` is always the panel words of the block's groups, T tokens.
 ///
 /// Each method advances the chains of its lanes by one link per group of 32:
@@ -11,7 +14,7 @@ use super::panels::WORDS;
 pub(super) trait Dot: Copy {
     /// f32 accumulators of `16 / PARTS` rows of one token.
     type Acc: Copy;
-    /// Into how many parts a row-block's 16 rows are cut, 4 at most.
+    /// Into how many parts a row-block's 16 rows are cut, at most [`MAX_PARTS`].
     const PARTS: usize;
 
     fn zero(self) -> Self::Acc;
@@ -39,7 +42,7 @@ pub(super) trait Quant {
     /// Groups of 32 in a block.
     const GROUPS: usize;
     fn blocks(row_block: &[u8]) -> &[Self::Block];
-    /// Advances part `part` of every token by one block; prefetches the bytes `ahead` if it is not 0.
+    /// Advances part `part` of every token by one block; with `AHEAD`, prefetches as much `ahead` bytes further on.
     fn step<I: Dot, const T: usize, const AHEAD: bool>(
         isa: I,
         part: usize,
@@ -135,18 +138,19 @@ impl Quant for Q6K {
 
 /// One row-block times one panel of T tokens; `out[t]`: the 16 rows of token t.
 ///
-/// With `AHEAD`, the row-block that follows in memory is prefetched, evenly spread between the arithmetic.
+/// With `AHEAD`, what lies `ahead` bytes further on is prefetched, evenly spread between the arithmetic.
 #[inline(always)]
 pub(super) fn tile<I: Dot, Q: Quant, const T: usize, const AHEAD: bool>(
     isa: I,
     row_block: &[u8],
     x: &[i32],
+    ahead: usize,
     out: &mut [[f32; 16]; T],
 ) {
     for part in 0..I::PARTS {
         let mut acc = [isa.zero(); T];
         for (w, x) in Q::blocks(row_block).iter().zip(x.chunks_exact(Q::GROUPS * WORDS * T)) {
-            Q::step::<I, T, AHEAD>(isa, part, w, x, &mut acc, row_block.len());
+            Q::step::<I, T, AHEAD>(isa, part, w, x, &mut acc, ahead);
         }
         for (acc, out) in acc.iter().zip(out.iter_mut()) {
             isa.put(*acc, part, out);
@@ -154,25 +158,42 @@ pub(super) fn tile<I: Dot, Q: Quant, const T: usize, const AHEAD: bool>(
     }
 }
 
-/// Two row-blocks, from two places in memory, times one token, in one loop.
-///
-/// Two streams: with one, the hardware prefetchers do not run far enough ahead of kernels that spend so many
-/// instructions per byte; with more than two they lose them.
+/// Two row-blocks, from two places in memory, times one token, in one loop; `AHEAD` as for [`tile`].
 #[inline(always)]
-pub(super) fn pair<I: Dot, Q: Quant>(isa: I, row_blocks: [&[u8]; 2], x: &[i32], out: &mut [[f32; 16]; 2]) {
-    let mut acc = [[[isa.zero(); 1]; 4]; 2];
-    let [first, second] = row_blocks.map(|bytes| Q::blocks(bytes));
-    for ((v, w), x) in first.iter().zip(second).zip(x.chunks_exact(Q::GROUPS * WORDS)) {
-        for part in 0..I::PARTS {
-            Q::step::<I, 1, false>(isa, part, v, x, &mut acc[0][part], 0);
-        }
-        for part in 0..I::PARTS {
-            Q::step::<I, 1, false>(isa, part, w, x, &mut acc[1][part], 0);
+pub(super) fn pair<I: Dot, Q: Quant, const AHEAD: bool>(
+    isa: I,
+    row_blocks: [&[u8]; 2],
+    x: &[i32],
+    ahead: usize,
+    out: &mut [[f32; 16]; 2],
+) {
+    let [mut first, mut second] = [[[isa.zero(); 1]; MAX_PARTS]; 2];
+    let blocks = Q::blocks(row_blocks[0]).iter().zip(Q::blocks(row_blocks[1]));
+    for ((v, w), x) in blocks.zip(x.chunks_exact(Q::GROUPS * WORDS)) {
+        whole::<I, Q, AHEAD>(isa, v, x, ahead, &mut first);
+        whole::<I, Q, AHEAD>(isa, w, x, ahead, &mut second);
+    }
+    for (acc, out) in [first, second].iter().zip(out) {
+        for (part, acc) in acc.iter().enumerate().take(I::PARTS) {
+            isa.put(acc[0], part, out);
         }
     }
-    for (acc, out) in acc.iter().zip(out) {
-        for part in 0..I::PARTS {
-            isa.put(acc[part][0], part, out);
+}
+
+/// All parts of one block for one token.
+#[inline(always)]
+fn whole<I: Dot, Q: Quant, const AHEAD: bool>(
+    isa: I,
+    w: &Q::Block,
+    x: &[i32],
+    ahead: usize,
+    acc: &mut [[I::Acc; 1]; MAX_PARTS],
+) {
+    for (part, acc) in acc.iter_mut().enumerate().take(I::PARTS) {
+        if part == 0 {
+            Q::step::<I, 1, AHEAD>(isa, part, w, x, acc, ahead);
+        } else {
+            Q::step::<I, 1, false>(isa, part, w, x, acc, 0);
         }
     }
 }

@@ -11,10 +11,16 @@ macro_rules! implement_tier {
 
         impl Tier for $token {
             #[inline]
+            fn stream_ahead(self) -> usize {
+                super::stream_ahead()
+            }
+
+            #[inline]
             fn quant_tile<Q: Quant, const T: usize, const AHEAD: bool>(
                 self,
                 row_block: &[u8],
                 x: &[i32],
+                ahead: usize,
                 out: &mut [[f32; 16]; T],
             ) {
                 #[target_feature(enable = $features)]
@@ -22,22 +28,35 @@ macro_rules! implement_tier {
                     isa: $token,
                     row_block: &[u8],
                     x: &[i32],
+                    ahead: usize,
                     out: &mut [[f32; 16]; T],
                 ) {
-                    quant::tile::<$token, Q, T, AHEAD>(isa, row_block, x, out);
+                    quant::tile::<$token, Q, T, AHEAD>(isa, row_block, x, ahead, out);
                 }
                 // SAFETY: the token exists, so the CPU has these features.
-                unsafe { run::<Q, T, AHEAD>(self, row_block, x, out) }
+                unsafe { run::<Q, T, AHEAD>(self, row_block, x, ahead, out) }
             }
 
             #[inline]
-            fn quant_pair<Q: Quant>(self, row_blocks: [&[u8]; 2], x: &[i32], out: &mut [[f32; 16]; 2]) {
+            fn quant_pair<Q: Quant, const AHEAD: bool>(
+                self,
+                row_blocks: [&[u8]; 2],
+                x: &[i32],
+                ahead: usize,
+                out: &mut [[f32; 16]; 2],
+            ) {
                 #[target_feature(enable = $features)]
-                fn run<Q: Quant>(isa: $token, row_blocks: [&[u8]; 2], x: &[i32], out: &mut [[f32; 16]; 2]) {
-                    quant::pair::<$token, Q>(isa, row_blocks, x, out);
+                fn run<Q: Quant, const AHEAD: bool>(
+                    isa: $token,
+                    row_blocks: [&[u8]; 2],
+                    x: &[i32],
+                    ahead: usize,
+                    out: &mut [[f32; 16]; 2],
+                ) {
+                    quant::pair::<$token, Q, AHEAD>(isa, row_blocks, x, ahead, out);
                 }
                 // SAFETY: the token exists, so the CPU has these features.
-                unsafe { run::<Q>(self, row_blocks, x, out) }
+                unsafe { run::<Q, AHEAD>(self, row_blocks, x, ahead, out) }
             }
 
             #[inline]

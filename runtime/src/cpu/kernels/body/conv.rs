@@ -12,7 +12,11 @@ pub(crate) fn conv_gate<I: Lanes>(isa: I, conv: &ConvGate, window: &mut Cols, ou
     let (hidden, taps, tokens) = (conv.kernel.rows(), conv.kernel.k(), out.tokens());
     let width = conv.channels.len();
     assert_eq!(conv.kernel.format(), Format::F32, "convolution kernel");
-    assert!(conv.channels.start % ROWS == 0 && conv.channels.end <= hidden, "channels {:?}", conv.channels);
+    assert!(
+        conv.channels.start.is_multiple_of(ROWS) && conv.channels.end <= hidden,
+        "channels {:?}",
+        conv.channels
+    );
     assert_eq!(conv.bcx.len(), tokens * 3 * hidden, "B, C and x of {tokens} tokens of {hidden}");
     assert!(
         out.width() == width && window.width() == width && window.tokens() == taps - 1,
@@ -42,6 +46,7 @@ fn sixteen<I: Lanes, const WHOLE: bool>(
     let (hidden, taps, tokens) = (conv.kernel.rows(), conv.kernel.k(), out.tokens());
     let channel = conv.channels.start + first;
     let kernel = conv.kernel.row_block(channel / ROWS).as_chunks().0;
+    #[expect(clippy::manual_map, reason = "a closure would not take the tier's CPU features")]
     let bias = match conv.bias {
         Some(bias) => Some(load::<I, WHOLE>(isa, &bias[channel..channel + lanes])),
         None => None,

@@ -77,7 +77,11 @@ pub(crate) fn rms_norm<I: Lanes>(isa: I, x: &[f32], weight: &[f32], eps: f32, ou
 #[inline(always)]
 pub(crate) fn rope<I: Lanes>(isa: I, x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let half = cos.len();
-    assert!(half > 0 && sin.len() == half && x.len() % (2 * half) == 0, "rope: {} of {half} pairs", x.len());
+    assert!(
+        half > 0 && sin.len() == half && x.len().is_multiple_of(2 * half),
+        "rope: {} of {half} pairs",
+        x.len()
+    );
     for head in x.chunks_exact_mut(2 * half) {
         let (first, second) = head.split_at_mut(half);
         let (first, first_rest) = first.as_chunks_mut();

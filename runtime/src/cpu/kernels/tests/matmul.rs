@@ -106,9 +106,9 @@ fn every_tier_equals_portable() {
             let x = activations(&mut rng, TOKENS, k, data);
             let whole = Matrix::new(format, ROWS, k, &bytes).unwrap();
             let expected = product(&Portable, &whole, &x, TOKENS);
-            let shapes = (1..=ROWS).flat_map(|rows| [(rows, 1), (rows, 2 + rows * 7 % 19)]);
-            let shapes = shapes.chain((1..=TOKENS).map(|tokens| (ROWS, tokens)));
-            for (rows, tokens) in shapes {
+            let all = (1..=ROWS).flat_map(|rows| (1..=TOKENS).map(move |tokens| (rows, tokens)));
+            // Of the longest rows every eleventh shape, to save time: 11 is prime to both counts.
+            for (rows, tokens) in all.step_by(if k > 300 { 11 } else { 1 }) {
                 // Fewer rows of the same bytes: what follows in the last row-block must not be written.
                 let w = Matrix::new(format, rows, k, &bytes).unwrap();
                 let expected: Vec<f32> =

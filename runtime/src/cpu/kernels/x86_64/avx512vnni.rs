@@ -1,4 +1,5 @@
 //! `x86-64-avx512vnni`: sixteen lanes are one register, `vpdpbusd` with broadcast activation quads.
+#![expect(clippy::needless_range_loop, reason = "indices say which quad, token or lane is meant")]
 
 use std::arch::x86_64::*;
 
@@ -47,8 +48,8 @@ intrinsics! { Avx512Vnni;
     abs16(a: __m512) -> __m512 = _mm512_abs_ps;
     at_least(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_GE_OQ>;
     keep(mask: __mmask16, a: __m512) -> __m512 = _mm512_maskz_mov_ps;
-    bits(a: __m512) -> __m512i = _mm512_castps_si512;
-    from_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps;
+    as_words(a: __m512) -> __m512i = _mm512_castps_si512;
+    as_floats(a: __m512i) -> __m512 = _mm512_castsi512_ps;
     widen16(a: __m256i) -> __m512 = _mm512_cvtph_ps;
     narrow16(a: __m512) -> __m256i = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>;
     to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps;
@@ -137,7 +138,7 @@ impl Lanes for Avx512Vnni {
 
     #[inline(always)]
     fn load_bytes(self, x: &[u8; 64]) -> __m512 {
-        self.from_bits(self.load64(x))
+        self.as_floats(self.load64(x))
     }
 
     #[inline(always)]
@@ -207,7 +208,7 @@ impl Lanes for Avx512Vnni {
 
     #[inline(always)]
     fn exponent(self, v: __m512, t: __m512) -> __m512 {
-        self.from_bits(self.add_words(self.bits(v), self.shift_words_left_23(self.bits(t))))
+        self.as_floats(self.add_words(self.as_words(v), self.shift_words_left_23(self.as_words(t))))
     }
 
     #[inline(always)]
@@ -219,13 +220,13 @@ impl Lanes for Avx512Vnni {
     fn low_bytes(self, v: __m512) -> [u8; 16] {
         let mut bytes = [0u8; 16];
         // SAFETY: SSE2, part of x86-64; 16 writable bytes, no alignment needed.
-        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), self.truncate_words(self.bits(v))) };
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), self.truncate_words(self.as_words(v))) };
         bytes
     }
 
     #[inline(always)]
     fn bit_sum(self, v: __m512) -> i32 {
-        self.add_all_words(self.bits(v))
+        self.add_all_words(self.as_words(v))
     }
 
     #[inline(always)]

@@ -37,8 +37,8 @@ intrinsics! { X86V3;
     min8(a: __m256, b: __m256) -> __m256 = _mm256_min_ps;
     and8(a: __m256, b: __m256) -> __m256 = _mm256_and_ps;
     at_least(a: __m256, b: __m256) -> __m256 = _mm256_cmp_ps::<_CMP_GE_OQ>;
-    bits(a: __m256) -> __m256i = _mm256_castps_si256;
-    from_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps;
+    as_words(a: __m256) -> __m256i = _mm256_castps_si256;
+    as_floats(a: __m256i) -> __m256 = _mm256_castsi256_ps;
     widen8(a: __m128i) -> __m256 = _mm256_cvtph_ps;
     narrow8(a: __m256) -> __m128i = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>;
     to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps;
@@ -268,8 +268,8 @@ impl Lanes for X86V3 {
     fn exponent(self, v: Self::V, t: Self::V) -> Self::V {
         let mut out = v;
         for i in 0..2 {
-            let n = self.shift_words_left_23(self.bits(t[i]));
-            out[i] = self.from_bits(self.add_words(self.bits(v[i]), n));
+            let n = self.shift_words_left_23(self.as_words(t[i]));
+            out[i] = self.as_floats(self.add_words(self.as_words(v[i]), n));
         }
         out
     }
@@ -284,8 +284,8 @@ impl Lanes for X86V3 {
         // In each 128-bit half, the low bytes of its four lanes to the front.
         let order = self.splat_word(0x0c08_0400);
         let mut bytes = [0; 16];
-        let a = self.pick_bytes(self.bits(v[0]), order);
-        let b = self.pick_bytes(self.bits(v[1]), order);
+        let a = self.pick_bytes(self.as_words(v[0]), order);
+        let b = self.pick_bytes(self.as_words(v[1]), order);
         let a = self.low_words(self.low_half(a), self.high_half(a));
         let b = self.low_words(self.low_half(b), self.high_half(b));
         let (mut low, mut high) = ([0; 16], [0; 16]);
@@ -298,7 +298,7 @@ impl Lanes for X86V3 {
 
     #[inline(always)]
     fn bit_sum(self, v: Self::V) -> i32 {
-        let v = self.add_words(self.bits(v[0]), self.bits(v[1]));
+        let v = self.add_words(self.as_words(v[0]), self.as_words(v[1]));
         let v = self.add_words4(self.low_half(v), self.high_half(v));
         let v = self.add_words4(v, self.swap_pairs(v));
         self.first_word(self.add_words4(v, self.swap_words(v)))

@@ -1,0 +1,89 @@
+//! `lfm-run info`: this machine, and what a bundle needs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use lfm_graphs::target::ByteSize;
+use lfm_runtime::Model;
+use lfm_runtime::machine::Machine;
+
+use super::Exit;
+use super::error::Result;
+use super::output;
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// The bundle
+    #[arg(value_name = "BUNDLE")]
+    bundle: Option<PathBuf>,
+    /// Write a device profile of this machine, for `lfmc export --target FILE.ron`
+    #[arg(long, conflicts_with = "bundle")]
+    target: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<Exit> {
+    let machine = Machine::detect();
+    let text = match &options.bundle {
+        _ if options.target => machine.target().text(),
+        None => about_machine(&machine),
+        Some(path) => format!("{}\n{}", about_machine(&machine), about_bundle(&Model::open(path)?, &machine)),
+    };
+    output::write(&text)?;
+    Ok(Exit::Done)
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).approx()
+}
+
+fn about_machine(machine: &Machine) -> String {
+    let Machine { cpu, physical, logical, ram, tiers } = machine;
+    let cores = physical.map_or("unknown".to_owned(), |n| n.to_string());
+    let ram = ram.map_or("unknown".to_owned(), size);
+    format!(
+        "cpu        {cpu}\ncores      {cores} ({logical} threads)\nmemory     {ram}\ntiers      {}\n",
+        tiers.join(", ")
+    )
+}
+
+fn about_bundle(model: &Model, machine: &Machine) -> String {
+    let (manifest, plan, target) = (model.manifest(), model.plan(), model.target());
+    let billions = |n: u64| format!("{:.3} M", n as f64 / 1e6);
+    let runs = match target.isa.name() {
+        name if machine.tiers.contains(&name) => String::new(),
+        _ => ", which this CPU does not run natively".to_owned(),
+    };
+    let memory = &plan.memory;
+    let fits = match machine.ram {
+        Some(ram) if memory.total > ram => " (more than this machine has)",
+        Some(_) | None => "",
+    };
+    let rows = [
+        ("bundle", format!("{}, {}", size(model.file_len() as u64), model.id())),
+        ("model", format!("{} ({}), from {}", manifest.model, manifest.arch, manifest.source.name())),
+        (
+            "parameters",
+            format!(
+                "{}, {} a token",
+                billions(manifest.parameters.total),
+                billions(manifest.parameters.active)
+            ),
+        ),
+        ("weights", format!("{}, made for {} ({}){runs}", manifest.recipe, target.name, target.isa)),
+        (
+            "context",
+            format!("{} positions, chunks of {}, cache {}", plan.context, plan.chunk, manifest.kv.name()),
+        ),
+    ];
+    let planned = [
+        ("weights", size(memory.weights)),
+        ("states", size(memory.states)),
+        ("arena", size(memory.arena)),
+        ("other", size(memory.overhead)),
+        ("total", size(memory.total) + fits),
+    ];
+    let mut text: String = rows.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();
+    text += "\nplanned memory\n";
+    text.extend(planned.iter().map(|(name, value)| format!("  {name:<8} {value}\n")));
+    text
+}

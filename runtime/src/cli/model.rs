@@ -1,0 +1,99 @@
+//! Flags of every command that runs a model, and opening it by them.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use lfm_runtime::{Model, Options, Session};
+
+use super::error::{CliError, Result};
+use super::output::{Progress, note};
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// The CPU.
+    Cpu,
+    /// A GPU through WebGPU.
+    Wgpu,
+}
+
+/// How a model runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Execution")]
+pub(crate) struct RunOptions {
+    /// Threads [default: those of the bundle's profile, at most one a core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// ISA tier of the kernels [default: the fastest of this CPU]
+    #[arg(long, value_name = "TIER")]
+    isa: Option<String>,
+    /// What computes
+    #[arg(long, default_value = "cpu")]
+    backend: Backend,
+    /// Most tokens of one pass of a prompt [default: as planned]
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
+    /// Positions [default: as planned]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Compare the weights with their hash first
+    #[arg(long)]
+    verify: bool,
+}
+
+impl RunOptions {
+    /// The options of a session.
+    pub(crate) fn session(&self) -> Options {
+        Options { threads: self.threads, isa: self.isa.clone(), chunk: self.chunk, context: self.context }
+    }
+
+    /// Opens a bundle.
+    pub(crate) fn open(&self, bundle: &Path) -> Result<Model> {
+        if self.backend == Backend::Wgpu {
+            return Err(CliError::argument(
+                "this build of lfm-run has no wgpu backend, expected `--backend cpu` or a build with feature `wgpu`",
+            ));
+        }
+        let model = Model::open(bundle)?;
+        if self.verify {
+            let mut progress = Progress::new("hashing weights");
+            model.verify_weights(|done, all| progress.show(done, all))?;
+        }
+        let isa = model.target().isa.name();
+        if self.isa.is_none() && lfm_runtime::cpu::kernels::by_name(isa).is_err() {
+            let tier = lfm_runtime::cpu::kernels::best().name();
+            note(&format!(
+                "warning: the bundle is made for {isa}, which this CPU does not run; using {tier}"
+            ));
+        }
+        Ok(model)
+    }
+
+    /// Opens a bundle and a session of it, and says how long that took, in seconds. `more` is part of it.
+    pub(crate) fn start<T>(
+        &self,
+        bundle: &Path,
+        more: impl FnOnce(&Model) -> Result<T>,
+    ) -> Result<(Session, T, f64)> {
+        let start = Instant::now();
+        let model = self.open(bundle)?;
+        let more = more(&model)?;
+        let session = model.session(&self.session())?;
+        Ok((session, more, start.elapsed().as_secs_f64()))
+    }
+}
+
+/// The bundle to run.
+#[derive(Args, Debug)]
+pub(crate) struct BundleArgument {
+    /// The bundle
+    #[arg(value_name = "BUNDLE")]
+    pub(crate) bundle: PathBuf,
+}
+
+/// A token id, for lists separated by commas.
+pub(crate) fn token(text: &str) -> std::result::Result<u32, String> {
+    let text = text.trim();
+    text.parse().map_err(|_| format!("found `{text}`, expected token ids such as 1,2,3"))
+}

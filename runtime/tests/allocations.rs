@@ -1,0 +1,88 @@
+//! Nothing is allocated while tokens are computed and chosen, after the first.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{FORMATS, Recipe};
+use lfm_graphs::testing::Tiny;
+use lfm_runtime::sample::{Sampler, Settings};
+use lfm_runtime::{Generation, Limits, Model, Options};
+
+/// Allocations of all threads so far.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+#[allow(unsafe_code, reason = "an allocator can only be made by unsafe code")]
+// SAFETY: every call is handed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> usize {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// One test: another one on another thread would be counted too.
+#[test]
+fn decoding_does_not_allocate() {
+    for format in FORMATS {
+        for threads in [1, 2] {
+            let made = Recipe::new(Tiny::moe(), format).make();
+            let model = Model::open(&made.path).unwrap();
+            let options = Options { threads: Some(threads), ..Options::default() };
+            let mut session = model.session(&options).unwrap();
+            session.prefill(&[1, 2, 3]).unwrap();
+            session.decode(4).unwrap();
+            let before = allocations();
+            for id in 0..40 {
+                session.decode(id).unwrap();
+            }
+            assert_eq!(allocations() - before, 0, "decode: {format}, {threads} threads");
+
+            let sampled = Settings {
+                temperature: 0.7,
+                top_k: 20,
+                top_p: 0.9,
+                min_p: 0.01,
+                repetition_penalty: 1.1,
+                seed: 3,
+            };
+            let unsorted = Settings { temperature: 1.0, min_p: 0.1, ..Settings::default() };
+            let nucleus = Settings { temperature: 1.0, top_p: 0.5, ..Settings::default() };
+            for settings in [Settings::greedy(), sampled, unsorted, nucleus] {
+                session.clear();
+                let mut sampler = Sampler::new(settings.clone(), model.vocab()).unwrap();
+                let limits = Limits { tokens: Some(60), stop: &[], cancel: None };
+                let mut generation = Generation::new(&mut session, &mut sampler, vec![1, 2, 3], 3, limits);
+                generation.next().unwrap().unwrap();
+                let before = allocations();
+                for id in generation.by_ref() {
+                    id.unwrap();
+                }
+                assert_eq!(allocations() - before, 0, "{settings:?}: {format}, {threads} threads");
+                assert_eq!(generation.tokens().len(), 60);
+            }
+        }
+    }
+}
