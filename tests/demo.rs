@@ -1,1 +1,1 @@
-//! The demo checkpoint: its goldens, and what each recipe costs in perplexity.
+//! The demo checkpoint.

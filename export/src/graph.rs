@@ -183,7 +183,11 @@ fn check_weights(graph: &Graph, config: &Config) -> Result<(), GraphError> {
     for weight in graph.weights().values() {
         let name = checkpoint_name(weight);
         let Some(spec) = tensors.get(&name) else {
-            return fault(&weight.name, format!("no tensor is called {name}"), "one of the checkpoint's".to_owned());
+            return fault(
+                &weight.name,
+                format!("no tensor is called {name}"),
+                "one of the checkpoint's".to_owned(),
+            );
         };
         let squeezed: Vec<u64> = spec.shape.iter().map(|n| *n as u64).collect();
         let elements = squeezed.iter().product::<u64>();

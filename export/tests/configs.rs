@@ -5,7 +5,7 @@ mod common;
 use common::{assert_same, fixture_config, repository, tiny_config};
 use lfm_export::capture::capture;
 use lfm_export::capture::lfm2::Lfm2Trace;
-use lfm_export::graph::{compile, graph_from_config, Stage};
+use lfm_export::graph::{Stage, compile, graph_from_config};
 use lfm_export::lower::lower;
 use lfm_export::passes::{Options, PIPELINE, PassError, optimize, run};
 use lfm_graphs::bundle::KvType;
@@ -102,6 +102,9 @@ fn the_largest_model_has_its_fusions() {
     let fused = compile(&config, KvType::F16).unwrap().fused;
     let count = |op: &str| fused.histogram().get(op).copied();
     assert_eq!((count("ConvGate"), count("Attention"), count("Moe")), (Some(18), Some(6), Some(22)));
-    assert_eq!(fused.parameters(), config.tensors().iter().map(|tensor| tensor.elements() as u64).sum::<u64>());
+    assert_eq!(
+        fused.parameters(),
+        config.tensors().iter().map(|tensor| tensor.elements() as u64).sum::<u64>()
+    );
     assert_eq!(fused.parameters() / 1_000_000, 8_339);
 }

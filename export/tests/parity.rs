@@ -46,7 +46,8 @@ fn check(fixture: &str) {
     let golden = SafeTensors::deserialize(&golden).unwrap();
     for prompt in ["p0", "p1"] {
         let ids = golden.tensor(&format!("{prompt}.input_ids")).unwrap();
-        let ids: Vec<i32> = ids.data().chunks_exact(8).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let ids: Vec<i32> =
+            ids.data().chunks_exact(8).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let expected = floats(&golden, &format!("{prompt}.logits"));
         let last = &expected[expected.len() - checkpoint.config().vocab_size..];
         let (first, rest) = ids.split_at(ids.len() / 2);

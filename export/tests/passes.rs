@@ -6,8 +6,8 @@ mod common;
 
 use common::check_pass;
 use lfm_export::passes::{
-    Cse, Dce, DropBatch, FoldConstants, FoldLayout, FuseAttention, FuseConvGate, FuseLinear, FuseMoe, FuseResidual,
-    FuseRmsNorm, FuseRope, FuseSwiGlu, KvDtype, LastRow, Pass,
+    Cse, Dce, DropBatch, FoldConstants, FoldLayout, FuseAttention, FuseConvGate, FuseLinear, FuseMoe,
+    FuseResidual, FuseRmsNorm, FuseRope, FuseSwiGlu, KvDtype, LastRow, Pass,
 };
 use lfm_graphs::expand::expand_graph;
 use lfm_graphs::graph::Value;
@@ -89,8 +89,14 @@ fn drop_batch() {
     let y = b.node("out", reshape(&[dim(6), Dim::SEQ]), &[y]).unwrap();
     b.output(y);
     let (text, after) = check_pass(&DropBatch, &b.finish(), 0.0);
-    assert!(after.nodes().values().filter(|n| n.name != "w.moved").all(|n| n.out[0].shape[0] != Dim::ONE
-        || n.out[0].rank() < 3), "{text}");
+    assert!(
+        after
+            .nodes()
+            .values()
+            .filter(|n| n.name != "w.moved")
+            .all(|n| n.out[0].shape[0] != Dim::ONE || n.out[0].rank() < 3),
+        "{text}"
+    );
     insta::assert_snapshot!(text);
 }
 
@@ -216,7 +222,10 @@ fn fuse_rms_norm() {
 fn fuse_rms_norm_of_one_reader() {
     let (s, y) = norm();
     let mut graph = expand_graph(&s.output(y)).unwrap();
-    let text = graph.text().replace("outputs: [\"l0.operator_norm\"]", "outputs: [\"l0.operator_norm\", \"l0.operator_norm.rms\"]");
+    let text = graph.text().replace(
+        "outputs: [\"l0.operator_norm\"]",
+        "outputs: [\"l0.operator_norm\", \"l0.operator_norm.rms\"]",
+    );
     graph = Graph::parse(&text).unwrap();
     insta::assert_snapshot!(check_pass(&FuseRmsNorm, &graph, 1e-6).0);
 }
@@ -280,10 +289,15 @@ fn fuse_rope_of_a_table() {
 #[test]
 fn fuse_rope_turns_one_way() {
     let before = expand_only(&attention(2), |op| matches!(op, Op::Rope | Op::RopeTable));
-    let turned = before.text().replace("(name: \"l0.attn.q.rope.sub\", op: Sub", "(name: \"l0.attn.q.rope.sub\", op: Add");
+    let turned = before
+        .text()
+        .replace("(name: \"l0.attn.q.rope.sub\", op: Sub", "(name: \"l0.attn.q.rope.sub\", op: Add");
     let (_, after) = check_pass(&FuseRope, &Graph::parse(&turned).unwrap(), 1e-5);
     assert_eq!(after.histogram().get("Rope"), Some(&1), "only the keys are turned as a rotation");
-    let swapped = before.text().replace("\"l0.attn.q.rope.high.cos\", \"l0.attn.q.rope.low.sin\"", "\"l0.attn.q.rope.high.cos\", \"l0.attn.q.rope.high.sin\"");
+    let swapped = before.text().replace(
+        "\"l0.attn.q.rope.high.cos\", \"l0.attn.q.rope.low.sin\"",
+        "\"l0.attn.q.rope.high.cos\", \"l0.attn.q.rope.high.sin\"",
+    );
     let (text, _) = check_pass(&FuseRope, &Graph::parse(&swapped).unwrap(), 1e-5);
     let misses = text.lines().find(|line| line.starts_with("after")).unwrap();
     insta::assert_snapshot!(misses);
@@ -313,7 +327,10 @@ fn fuse_attention_of_half_precision() {
 #[test]
 fn fuse_attention_needs_the_mask() {
     let before = expand_only(&attention(2), |op| matches!(op, Op::Attention { .. }));
-    let text = before.text().replace("op: CausalMask()", "op: MulScalar(by: 1.0)").replace("op: CausalMask(window: None)", "op: MulScalar(by: 1.0)");
+    let text = before
+        .text()
+        .replace("op: CausalMask()", "op: MulScalar(by: 1.0)")
+        .replace("op: CausalMask(window: None)", "op: MulScalar(by: 1.0)");
     assert_ne!(text, before.text());
     let (text, _) = check_pass(&FuseAttention, &Graph::parse(&text).unwrap(), 1e-5);
     insta::assert_snapshot!(text.lines().find(|line| line.starts_with("after")).unwrap());
@@ -348,7 +365,9 @@ fn fuse_conv_gate() {
 #[test]
 fn fuse_conv_gate_needs_the_last_columns() {
     let before = expand_graph(&conv_gate(3, false)).unwrap();
-    let text = before.text().replace("Slice(axis: 1, from: \"seq\", to: \"seq+2\")", "Slice(axis: 1, from: 0, to: 2)");
+    let text = before
+        .text()
+        .replace("Slice(axis: 1, from: \"seq\", to: \"seq+2\")", "Slice(axis: 1, from: 0, to: 2)");
     assert_ne!(text, before.text());
     let (text, _) = check_pass(&FuseConvGate, &Graph::parse(&text).unwrap(), 1e-5);
     insta::assert_snapshot!(text.lines().find(|line| line.starts_with("after")).unwrap());
@@ -416,7 +435,9 @@ fn fuse_moe() {
 #[test]
 fn fuse_moe_weighs_by_unbiased_scores() {
     let before = expand_graph(&moe(2, None, 1.0, true, false)).unwrap();
-    let text = before.text().replace("op: Gather, args: [\"l0.ffn.moe.sigmoid\"", "op: Gather, args: [\"l0.ffn.moe.biased\"");
+    let text = before
+        .text()
+        .replace("op: Gather, args: [\"l0.ffn.moe.sigmoid\"", "op: Gather, args: [\"l0.ffn.moe.biased\"");
     assert_ne!(text, before.text());
     let (text, _) = check_pass(&FuseMoe, &Graph::parse(&text).unwrap(), 1e-5);
     insta::assert_snapshot!(text.lines().find(|line| line.starts_with("after")).unwrap());

@@ -45,8 +45,8 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// `n` tokens that follow `prompt` greedily, from an empty state, with the digest of the logits that each was
-/// chosen from. Nothing ends it early.
+/// `n` tokens, at least one, that follow `prompt` greedily from an empty state, with the digest of the logits that
+/// each was chosen from. Nothing ends it early.
 ///
 /// # Errors
 /// When the prompt is empty or has an id outside the vocabulary, or both together do not fit into the context.

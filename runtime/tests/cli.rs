@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use common::{Made, Recipe, name, with_golden};
@@ -335,6 +334,8 @@ fn a_closed_output_is_success() {
 
 #[cfg(feature = "text")]
 mod text {
+    use std::io::Write;
+
     use super::*;
 
     /// A bundle with tokenizer and chat template; the vocabulary is theirs.
@@ -358,6 +359,7 @@ mod text {
         assert_eq!(plain["rendered"], Value::Null);
         assert_eq!(plain["ids"][0], 1);
         assert_eq!(plain["ids"].as_array().unwrap().len(), plain["tokens"].as_array().unwrap().len());
+        assert!(json(&["tokenize", bundle, "-- a"])["ids"].as_array().unwrap().len() > 2);
         let bare = json(&["tokenize", bundle, "--bare", "Grüß dich"]);
         assert_eq!(bare["ids"].as_array().unwrap()[..], plain["ids"].as_array().unwrap()[1..]);
 

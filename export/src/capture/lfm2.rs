@@ -39,7 +39,8 @@ impl Traceable for Lfm2Trace<'_> {
             }
             OperatorKind::Attention => {
                 let shape = [dim(config.kv_heads), Dim::PAST, dim(config.head_dim)];
-                let [k, v] = kv_names(layer).map(|name| tracer.state(&name, shape, Update::Append { axis: 1 }));
+                let [k, v] =
+                    kv_names(layer).map(|name| tracer.state(&name, shape, Update::Append { axis: 1 }));
                 LayerState::Attention { k: k.unsqueeze(), v: v.unsqueeze() }
             }
         });

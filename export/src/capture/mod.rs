@@ -15,6 +15,7 @@ pub mod lfm2;
 pub mod ops;
 pub mod record;
 pub mod solve;
+mod text;
 
 use lfm_graphs::Dim;
 
@@ -41,7 +42,9 @@ pub enum CaptureError {
         message: String,
     },
     /// Recordings at two lengths do not have the same structure.
-    #[error("capturing {model}: {place} differs between (seq, past) = {first:?} and {second:?}: {found} and {other}")]
+    #[error(
+        "capturing {model}: {place} differs between (seq, past) = {first:?} and {second:?}: {found} and {other}"
+    )]
     Structure {
         /// The module.
         model: String,
@@ -57,7 +60,9 @@ pub enum CaptureError {
         other: String,
     },
     /// A number is no `base + a·seq + b·past`.
-    #[error("capturing {model}: {place} is {found:?} at (seq, past) = {probes:?}, which is no sum of a number and multiples of seq and past")]
+    #[error(
+        "capturing {model}: {place} is {found:?} at (seq, past) = {probes:?}, which is no sum of a number and multiples of seq and past"
+    )]
     Size {
         /// The module.
         model: String,

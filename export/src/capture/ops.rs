@@ -3,8 +3,6 @@
 //! `Captured<u64>` is what one probe recorded; `Captured<Dim>` is what several probes solved to. Values are
 //! numbered by first appearance, so two recordings of the same module agree in everything but sizes.
 
-use std::fmt;
-
 use lfm_graphs::{Dim, Update};
 
 /// Index into [`Captured::values`].
@@ -332,100 +330,24 @@ impl<N> Kind<N> {
     }
 }
 
-impl<N: fmt::Display> Captured<N> {
-    fn typed(&self, f: &mut fmt::Formatter<'_>, id: ValueId) -> fmt::Result {
-        write!(f, "v{id}")?;
-        let Some(value) = self.values.get(id) else { return Ok(()) };
-        let element = match value.element {
-            Element::Float => "float",
-            Element::Int => "int",
-            Element::Bool => "bool",
-        };
-        let shape: Vec<String> = value.shape.iter().map(ToString::to_string).collect();
-        write!(f, ": {element}[{}]", shape.join(", "))
-    }
-}
-
-/// One line an input, parameter, literal, state and operation. For reading only: it is not parsed.
-impl<N: fmt::Display + fmt::Debug> fmt::Display for Captured<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "model {}", self.model)?;
-        for input in &self.inputs {
-            write!(f, "input ${} = ", input.name)?;
-            self.typed(f, input.value)?;
-            writeln!(f)?;
+impl<N> Captured<N> {
+    /// Removes operations and literals that nothing reads, such as a recorder's own.
+    pub(super) fn drop_dead(&mut self) {
+        let mut live = vec![false; self.values.len()];
+        for value in self.outputs.iter().copied().chain(self.states.iter().map(|state| state.next)) {
+            live[value] = true;
         }
-        for param in &self.params {
-            write!(f, "param %{} = ", param.path)?;
-            self.typed(f, param.value)?;
-            writeln!(f)?;
-        }
-        for literal in &self.literals {
-            write!(f, "literal ")?;
-            self.typed(f, literal.value)?;
-            writeln!(f)?;
-        }
-        for state in &self.states {
-            write!(f, "state @{} = ", state.name)?;
-            self.typed(f, state.value)?;
-            writeln!(f, " -> v{} {:?}", state.next, state.update)?;
-        }
-        for op in &self.ops {
-            for (i, out) in op.outputs.iter().enumerate() {
-                f.write_str(if i > 0 { ", " } else { "" })?;
-                self.typed(f, *out)?;
+        let mut kept = Vec::with_capacity(self.ops.len());
+        for op in std::mem::take(&mut self.ops).into_iter().rev() {
+            if op.outputs.iter().any(|out| live[*out]) {
+                for value in &op.inputs {
+                    live[*value] = true;
+                }
+                kept.push(op);
             }
-            let inputs: Vec<String> = op.inputs.iter().map(|v| format!("v{v}")).collect();
-            write!(f, " = {}({})", op.kind.name(), inputs.join(", "))?;
-            match &op.kind {
-                Kind::Slice { ranges } => {
-                    let ranges: Vec<String> = ranges.iter().map(|(from, to)| format!("{from}..{to}")).collect();
-                    write!(f, " [{}]", ranges.join(", "))?;
-                }
-                Kind::AddScalar(by)
-                | Kind::SubScalar(by)
-                | Kind::MulScalar(by)
-                | Kind::DivScalar(by)
-                | Kind::PowScalar(by)
-                | Kind::Fill(by) => write!(f, " {by}")?,
-                Kind::Softmax { axis }
-                | Kind::MeanDim { axis }
-                | Kind::SumDim { axis }
-                | Kind::RepeatDim { axis }
-                | Kind::Cat { axis }
-                | Kind::Select { axis }
-                | Kind::Gather { axis } => write!(f, " axis {axis}")?,
-                Kind::TopKWithIndices { axis, k } => write!(f, " axis {axis} k {k}")?,
-                Kind::SwapDims { a, b } => write!(f, " {a} {b}")?,
-                Kind::Permute { order } => write!(f, " {order:?}")?,
-                Kind::Conv1d { stride, padding, dilation, groups } => {
-                    write!(f, " stride {stride} padding {padding:?} dilation {dilation} groups {groups}")?;
-                }
-                Kind::Attention { scale, causal, extras } => {
-                    write!(f, " scale {scale:?} causal {causal}{}", if *extras { " with mask, bias or cap" } else { "" })?;
-                }
-                Kind::Add
-                | Kind::Sub
-                | Kind::Mul
-                | Kind::Div
-                | Kind::Neg
-                | Kind::Recip
-                | Kind::Sqrt
-                | Kind::Sin
-                | Kind::Cos
-                | Kind::Sigmoid
-                | Kind::Cast
-                | Kind::Matmul
-                | Kind::Linear
-                | Kind::Embedding
-                | Kind::Reshape
-                | Kind::Expand
-                | Kind::Empty
-                | Kind::Other(_) => {}
-            }
-            writeln!(f)?;
         }
-        let outputs: Vec<String> = self.outputs.iter().map(|v| format!("v{v}")).collect();
-        writeln!(f, "outputs {}", outputs.join(", "))
+        kept.reverse();
+        self.ops = kept;
+        self.literals.retain(|literal| live[literal.value]);
     }
 }

@@ -19,8 +19,8 @@ use lfm_graphs::{Dim, Update};
 use lfm_model::ParamPath;
 
 use super::ops::{
-    Captured, CapturedInput, CapturedLiteral, CapturedOp, CapturedParam, CapturedState, CapturedValue, Element, Kind,
-    ValueId,
+    Captured, CapturedInput, CapturedLiteral, CapturedOp, CapturedParam, CapturedState, CapturedValue,
+    Element, Kind, ValueId,
 };
 use super::{CaptureError, Traceable};
 
@@ -97,7 +97,13 @@ impl Tracer {
         }
         let sizes: Vec<usize> = shape.iter().map(|dim| dim.at(self.seq, self.past) as usize).collect();
         let (id, handle) = self.given(Shape::from(sizes), DType::F32);
-        self.states.push(TracedState { name: name.to_owned(), shape: shape.to_vec(), update, id, next: None });
+        self.states.push(TracedState {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            update,
+            id,
+            next: None,
+        });
         Tensor::from_primitive::<CaptureBackend>(handle)
     }
 
@@ -210,7 +216,8 @@ pub(super) fn record(module: &dyn Traceable, seq: u32, past: u32) -> Result<Capt
     }
     let mut numbering = Numbering { graph: &graph, values: Vec::new(), ids: BTreeMap::new() };
     let inputs = tracer.inputs.iter().map(|(name, id)| (name.clone(), *id)).collect::<Vec<_>>();
-    let captured = numbering.captured(model.clone(), &inputs, &tracer.params, &tracer.states, &tracer.outputs);
+    let captured =
+        numbering.captured(model.clone(), &inputs, &tracer.params, &tracer.states, &tracer.outputs);
     captured.map_err(trace_error)
 }
 
@@ -254,7 +261,9 @@ impl Numbering<'_> {
                 OperationIr::Custom(custom) if custom.id == GIVEN => continue,
                 OperationIr::Init(init) => {
                     let data = self.graph.values.get(&init.out.id).and_then(float_data);
-                    literals.extend(outs.iter().map(|value| CapturedLiteral { value: *value, data: data.clone() }));
+                    literals.extend(
+                        outs.iter().map(|value| CapturedLiteral { value: *value, data: data.clone() }),
+                    );
                     continue;
                 }
                 _ => {}
@@ -275,7 +284,8 @@ impl Numbering<'_> {
         let states = states
             .iter()
             .map(|state| {
-                let next = state.next.ok_or_else(|| format!("state `{}` gets no next content", state.name))?;
+                let next =
+                    state.next.ok_or_else(|| format!("state `{}` gets no next content", state.name))?;
                 Ok(CapturedState {
                     name: state.name.clone(),
                     shape: state.shape.clone(),
@@ -285,32 +295,13 @@ impl Numbering<'_> {
                 })
             })
             .collect::<Result<Vec<_>, String>>()?;
-        let outputs = outputs.iter().map(|id| self.known(*id, "an output")).collect::<Result<Vec<_>, String>>()?;
+        let outputs =
+            outputs.iter().map(|id| self.known(*id, "an output")).collect::<Result<Vec<_>, String>>()?;
         let values = std::mem::take(&mut self.values);
         let mut captured = Captured { model, values, ops, inputs, params, literals, states, outputs };
-        drop_dead(&mut captured);
+        captured.drop_dead();
         Ok(captured)
     }
-}
-
-/// Removes operations that nothing reads, such as the tracer's own probe.
-fn drop_dead(captured: &mut Captured<u64>) {
-    let mut live = vec![false; captured.values.len()];
-    for value in captured.outputs.iter().copied().chain(captured.states.iter().map(|state| state.next)) {
-        live[value] = true;
-    }
-    let mut kept: Vec<CapturedOp<u64>> = Vec::new();
-    for op in std::mem::take(&mut captured.ops).into_iter().rev() {
-        if op.outputs.iter().any(|out| live[*out]) {
-            for value in &op.inputs {
-                live[*value] = true;
-            }
-            kept.push(op);
-        }
-    }
-    kept.reverse();
-    captured.ops = kept;
-    captured.literals.retain(|literal| live[literal.value]);
 }
 
 fn element(dtype: DType) -> Element {
@@ -444,10 +435,10 @@ fn module_kind(op: &ModuleOperationIr) -> Option<Kind<u64>> {
 /// `NumericFloat(F32, Abs(..` → `Abs`.
 fn burn_name(op: &OperationIr) -> String {
     let text = format!("{op:?}");
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let family = match op {
         OperationIr::NumericFloat(..) | OperationIr::NumericInt(..) | OperationIr::Float(..) => 2,
         _ => 1,
     };
-    words.skip(family).next().unwrap_or("an operation").to_owned()
+    words.nth(family).unwrap_or("an operation").to_owned()
 }

@@ -15,7 +15,10 @@ pub const PROBES: [(u32, u32); 4] = [(7, 13), (11, 13), (7, 29), (1, 40)];
 /// Solves the sizes of recordings made at [`PROBES`], in order.
 pub fn solve(probes: &[Captured<u64>]) -> Result<Captured<Dim>, CaptureError> {
     let Some(first) = probes.first() else {
-        return Err(CaptureError::Trace { model: String::new(), message: "there are no recordings".to_owned() });
+        return Err(CaptureError::Trace {
+            model: String::new(),
+            message: "there are no recordings".to_owned(),
+        });
     };
     for (other, at) in probes.iter().zip(PROBES).skip(1) {
         same_structure(first, other, at)?;
@@ -65,7 +68,11 @@ fn numbers(op: &CapturedOp<u64>) -> Vec<u64> {
     numbers
 }
 
-fn number(first: &Captured<u64>, found: Vec<u64>, place: impl FnOnce() -> String) -> Result<Dim, CaptureError> {
+fn number(
+    first: &Captured<u64>,
+    found: Vec<u64>,
+    place: impl FnOnce() -> String,
+) -> Result<Dim, CaptureError> {
     let mut at = PROBES.iter().zip(&found).map(|((seq, past), n)| (*seq, *past, *n));
     let solved = match (at.next(), at.next(), at.next()) {
         (Some(a), Some(b), Some(c)) => Dim::solve([a, b, c]),

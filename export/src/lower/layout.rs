@@ -10,7 +10,11 @@ impl Lowering<'_> {
     /// Refuses an axis that is not the last one of `x`.
     pub(super) fn last_axis(&self, axis: usize, x: Value) -> Result<(), Fault> {
         let rank = self.ty(x).rank();
-        if axis + 1 == rank { Ok(()) } else { unsupported(format!("axis {axis} of {rank}, expected the last one")) }
+        if axis + 1 == rank {
+            Ok(())
+        } else {
+            unsupported(format!("axis {axis} of {rank}, expected the last one"))
+        }
     }
 
     /// A change of element type; one from float to float changes nothing, because models are traced in `f32`.

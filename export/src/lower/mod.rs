@@ -19,7 +19,7 @@ use crate::capture::ops::{Captured, CapturedOp, Element, Kind, ValueId};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LowerError {
     /// An operation that the graph language has no words for.
-    #[error("lowering {model}: operation {index} ({op}) in `{scope}` is not supported: {why}")]
+    #[error("lowering {model}: operation {index} ({op}) in {scope} is not supported: {why}")]
     Unsupported {
         /// The model.
         model: String,
@@ -43,7 +43,7 @@ pub enum LowerError {
         op: String,
         /// What does not fit.
         #[source]
-        source: BuildError,
+        source: Box<BuildError>,
     },
     /// What the module declares does not make a graph.
     #[error("lowering {model}: {message}")]
@@ -99,7 +99,10 @@ pub fn lower(captured: &Captured<Dim>) -> Result<Graph, LowerError> {
     };
     lowering.declare().map_err(|message| LowerError::Declaration { model: model.clone(), message })?;
     for (index, op) in captured.ops.iter().enumerate() {
-        let scope = lowering.scope_of(op);
+        let mut scope = lowering.scope_of(op);
+        if scope.is_empty() {
+            scope.push_str("the root module");
+        }
         match lowering.operation(op) {
             Ok(results) => {
                 for (out, value) in op.outputs.iter().zip(results) {
@@ -110,7 +113,7 @@ pub fn lower(captured: &Captured<Dim>) -> Result<Graph, LowerError> {
                 let (model, op) = (model.clone(), op.kind.name().to_owned());
                 return Err(match fault {
                     Fault::Unsupported(why) => LowerError::Unsupported { model, index, op, scope, why },
-                    Fault::Build(source) => LowerError::Build { model, index, op, source },
+                    Fault::Build(source) => LowerError::Build { model, index, op, source: Box::new(source) },
                 });
             }
         }
@@ -154,7 +157,8 @@ impl Lowering<'_> {
         }
         for literal in &captured.literals {
             let ty = self.captured_type(literal.value).ok_or_else(|| no_type("a literal"))?;
-            let data = literal.data.clone().ok_or("a literal tensor holds no floats, expected floats only")?;
+            let data =
+                literal.data.clone().ok_or("a literal tensor holds no floats, expected floats only")?;
             let value = self.graph.constant("literal", ty, data);
             self.set(literal.value, value);
         }
@@ -217,7 +221,8 @@ impl Lowering<'_> {
 
     /// The scope in which a captured operation stands.
     fn scope_of(&self, op: &CapturedOp<Dim>) -> String {
-        let args: Vec<Value> = op.inputs.iter().filter_map(|id| self.values.get(*id).copied().flatten()).collect();
+        let args: Vec<Value> =
+            op.inputs.iter().filter_map(|id| self.values.get(*id).copied().flatten()).collect();
         self.scope(&args)
     }
 

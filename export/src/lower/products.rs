@@ -63,7 +63,12 @@ impl Lowering<'_> {
     }
 
     /// `softmax(mask(q · kᵀ · scale)) · v` on [1, heads, n, d].
-    pub(super) fn attention(&mut self, args: &[Value], scale: Option<f64>, causal: bool) -> Result<Value, Fault> {
+    pub(super) fn attention(
+        &mut self,
+        args: &[Value],
+        scale: Option<f64>,
+        causal: bool,
+    ) -> Result<Value, Fault> {
         let [q, k, v] = args else {
             return unsupported("it has not three arguments");
         };

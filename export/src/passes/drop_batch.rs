@@ -45,9 +45,7 @@ impl Pass for DropBatch {
 
 /// Whether the value loses its first axis.
 fn batched(view: &View<'_>, value: Value) -> bool {
-    matches!(value, Value::Node(..))
-        && !view.leaves(value)
-        && matches!(view.shape(value), [Dim::ONE, _, ..])
+    matches!(value, Value::Node(..)) && !view.leaves(value) && matches!(view.shape(value), [Dim::ONE, _, ..])
 }
 
 fn without_first(ty: &TensorType) -> TensorType {
@@ -108,7 +106,9 @@ fn smaller(view: &View<'_>, node: &Node, out_batched: bool) -> Option<Op> {
             Op::Permute { order: order.iter().skip(1).map(|axis| axis - 1).collect() }
         }
         Op::Reshape { to } => Op::Reshape { to: to.iter().skip(usize::from(out_batched)).copied().collect() },
-        Op::Broadcast { to } => Op::Broadcast { to: to.iter().skip(usize::from(out_batched)).copied().collect() },
+        Op::Broadcast { to } => {
+            Op::Broadcast { to: to.iter().skip(usize::from(out_batched)).copied().collect() }
+        }
         Op::Add
         | Op::Sub
         | Op::Mul

@@ -121,7 +121,9 @@ fn scalar_form(new: &mut Rebuild<'_>, node: &Node, args: &[Value]) -> Result<Opt
         Op::Add if same_type(0) => number(1).map(|by| (0, Op::AddScalar { by })),
         Op::Mul if same_type(0) => number(1).map(|by| (0, Op::MulScalar { by })),
         Op::Sub if same_type(0) => number(1).map(|by| (0, Op::AddScalar { by: -by })),
-        Op::Div if same_type(0) => number(1).filter(|by| exact_reciprocal(*by)).map(|by| (0, Op::MulScalar { by: 1.0 / by })),
+        Op::Div if same_type(0) => {
+            number(1).filter(|by| exact_reciprocal(*by)).map(|by| (0, Op::MulScalar { by: 1.0 / by }))
+        }
         _ => None,
     };
     let found = found.or_else(|| match &node.op {

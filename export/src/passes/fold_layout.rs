@@ -67,7 +67,9 @@ fn visit(view: &View<'_>, new: &mut Rebuild<'_>, id: NodeId, fired: &mut u32) ->
     }
     let folded = match &node.op {
         Op::Reshape { to } => match producer(new, x) {
-            Some((Op::Reshape { .. }, inner)) if *new.ty(inner) == node.out[0] && may_be(view, new, id, inner) => {
+            Some((Op::Reshape { .. }, inner))
+                if *new.ty(inner) == node.out[0] && may_be(view, new, id, inner) =>
+            {
                 Some(inner)
             }
             Some((Op::Reshape { .. }, inner)) if *new.ty(inner) != node.out[0] => {
@@ -150,7 +152,8 @@ fn elementwise(new: &mut Rebuild<'_>, node: &Node, args: &[Value]) -> Result<Opt
         let other = bare[1 - at.min(1)];
         for drop in (1..=leading.min(shape.len().saturating_sub(1))).rev() {
             let Some(smaller) = without_leading(new, bare[at], drop) else { continue };
-            let ordered = if at == 0 { [new.ty(smaller), new.ty(other)] } else { [new.ty(other), new.ty(smaller)] };
+            let ordered =
+                if at == 0 { [new.ty(smaller), new.ty(other)] } else { [new.ty(other), new.ty(smaller)] };
             if infer(&node.op, &ordered).is_ok_and(|types| types == node.out) {
                 bare[at] = smaller;
                 changed = true;

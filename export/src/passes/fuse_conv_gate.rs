@@ -44,7 +44,8 @@ impl Pass for FuseConvGate {
         let mut empty = empty_windows(graph).into_iter();
         let mut unplaced = Vec::new();
         let mut outcome = fuse(graph, find, |new, node, found| {
-            let window = found.window.or_else(|| empty.find(|(_, channels)| *channels == found.channels).map(|e| e.0));
+            let window =
+                found.window.or_else(|| empty.find(|(_, channels)| *channels == found.channels).map(|e| e.0));
             let Some(window) = window else {
                 unplaced.push(node.name.clone());
                 let args: Vec<Value> = node.args.iter().map(|arg| new.map(*arg)).collect();
@@ -91,7 +92,9 @@ fn find(m: &mut Matcher<'_, '_>) -> Result<Option<Found>, Miss> {
     };
     let Op::DepthwiseConv { taps } = conv.op else { return Ok(None) };
     let (all, filter) = (conv.args[0], conv.args[1..].to_vec());
-    let Some(window) = window(m, all, taps)? else { return m.miss("the convolution reads no window and values after it") };
+    let Some(window) = window(m, all, taps)? else {
+        return m.miss("the convolution reads no window and values after it");
+    };
     let (window, columns, next) = window;
     let Some((z, bcx, channels)) = m.attempt(|m| {
         let z = m.unary(columns, turned)?;
@@ -99,12 +102,14 @@ fn find(m: &mut Matcher<'_, '_>) -> Result<Option<Found>, Miss> {
         let (c_from, c_third) = third(m, c)?;
         let thirds = factors.map(|factor| third(m, factor));
         let [Some((b_from, b)), Some((x_from, x))] = thirds else { return None };
-        let fits = b_from == c_from && x_from == c_from && c_third == 1 && ((b, x) == (0, 2) || (b, x) == (2, 0));
+        let fits =
+            b_from == c_from && x_from == c_from && c_third == 1 && ((b, x) == (0, 2) || (b, x) == (2, 0));
         fits.then_some((z, c_from, *m.shape(z).last()?))
     }) else {
         return m.miss("b, c and x are not the thirds of one value");
     };
-    let weights = is_weight(m.view.graph, filter[0], 2) && filter[1..].iter().all(|b| is_weight(m.view.graph, *b, 1));
+    let weights =
+        is_weight(m.view.graph, filter[0], 2) && filter[1..].iter().all(|b| is_weight(m.view.graph, *b, 1));
     if !weights || m.shape(z).first() != Some(&Dim::SEQ) {
         return m.miss("the filter is no weight, or its values are not of the tokens of the call");
     }
@@ -116,7 +121,8 @@ fn find(m: &mut Matcher<'_, '_>) -> Result<Option<Found>, Miss> {
 type Window = (Option<Value>, Value, Option<Value>);
 
 fn window(m: &mut Matcher<'_, '_>, all: Value, taps: u32) -> Result<Option<Window>, Miss> {
-    let Some([state, columns]) = m.attempt(|m| m.binary(all, |op| matches!(op, Op::Concat { axis: 1 }))) else {
+    let Some([state, columns]) = m.attempt(|m| m.binary(all, |op| matches!(op, Op::Concat { axis: 1 })))
+    else {
         return Ok((taps == 1).then_some((None, all, None)));
     };
     let Value::State(id) = state else { return m.miss("what stands before the new values is no state") };
@@ -126,7 +132,10 @@ fn window(m: &mut Matcher<'_, '_>, all: Value, taps: u32) -> Result<Option<Windo
     let width = m.shape(all).last().copied();
     let last = match &slice.op {
         Op::Slice { axis: 1, from, to } => {
-            slice.args == [all] && *from == Dim::SEQ && Some(*to) == width && m.shape(state).get(1) == Some(&Dim::fixed(taps - 1))
+            slice.args == [all]
+                && *from == Dim::SEQ
+                && Some(*to) == width
+                && m.shape(state).get(1) == Some(&Dim::fixed(taps - 1))
         }
         _ => false,
     };

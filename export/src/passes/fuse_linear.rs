@@ -30,7 +30,9 @@ impl Pass for FuseLinear {
             let weight = match found.transposed {
                 false => new.map(found.weight),
                 true => {
-                    let Value::Weight(id) = found.weight else { return Ok(Fused::from(new.map(found.weight))) };
+                    let Value::Weight(id) = found.weight else {
+                        return Ok(Fused::from(new.map(found.weight)));
+                    };
                     let weight = graph.weights()[id].clone();
                     new.weight(exchanged(weight))
                 }

@@ -124,7 +124,8 @@ fn find(m: &mut Matcher<'_, '_>) -> Result<Option<Found>, Miss> {
     if columns(m, column, *k) != Some(x) {
         return m.miss("the experts do not read what the router reads, once for each of its experts");
     }
-    let weights = experts.iter().all(|e| is_weight(m.view.graph, *e, 3)) && is_weight(m.view.graph, router, 2);
+    let weights =
+        experts.iter().all(|e| is_weight(m.view.graph, *e, 3)) && is_weight(m.view.graph, router, 2);
     if !weights || m.shape(x) != to.as_slice() {
         return m.miss("the experts or the router are no weights, or the result has not the shape of x");
     }

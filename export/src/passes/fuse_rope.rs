@@ -83,7 +83,8 @@ fn find(m: &mut Matcher<'_, '_>) -> Result<Option<Turn>, Miss> {
     }) else {
         return Ok(None);
     };
-    let slice = |value: Value| match m.view.graph.producer(value).map(|node| (&node.op, node.args.as_slice())) {
+    let slice = |value: Value| match m.view.graph.producer(value).map(|node| (&node.op, node.args.as_slice()))
+    {
         Some((Op::Slice { axis: 2, from, to }, [x])) => Some((value, *x, *from, *to)),
         _ => None,
     };

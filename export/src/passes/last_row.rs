@@ -72,7 +72,8 @@ fn hoist(view: &View<'_>, last: NodeId) -> Option<Vec<NodeId>> {
         let node = &view.graph.nodes()[at];
         let alone = at == last && view.readers(Value::Node(at, 0)).is_empty()
             || at != last && view.readers(Value::Node(at, 0)).len() == 1 && !view.leaves(Value::Node(at, 0));
-        let others_fixed = node.args.iter().skip(1).all(|arg| matches!(arg, Value::Weight(_) | Value::Const(_)));
+        let others_fixed =
+            node.args.iter().skip(1).all(|arg| matches!(arg, Value::Weight(_) | Value::Const(_)));
         if !(alone && others_fixed && row_wise(&node.op) && node.out[0].shape.first() == Some(&Dim::SEQ)) {
             break;
         }
@@ -87,7 +88,12 @@ fn hoist(view: &View<'_>, last: NodeId) -> Option<Vec<NodeId>> {
 /// Whether the operation gives every row from that row of its first argument and fixed ones.
 fn row_wise(op: &Op) -> bool {
     match op {
-        Op::Linear | Op::RmsNorm { .. } | Op::AddScalar { .. } | Op::MulScalar { .. } | Op::Sqrt | Op::Sigmoid => true,
+        Op::Linear
+        | Op::RmsNorm { .. }
+        | Op::AddScalar { .. }
+        | Op::MulScalar { .. }
+        | Op::Sqrt
+        | Op::Sigmoid => true,
         Op::Sin | Op::Cos => true,
         Op::Add
         | Op::Sub

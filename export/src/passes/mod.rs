@@ -99,7 +99,7 @@ pub enum PassError {
         pass: &'static str,
         /// What does not fit.
         #[source]
-        source: BuildError,
+        source: Box<BuildError>,
     },
     /// The graph after a pass breaks rules.
     #[error("pass {pass} left a graph that is not sound: {errors}")]
@@ -121,20 +121,20 @@ pub enum PassError {
 
 /// The order of passes.
 pub const PIPELINE: &[&dyn Pass] = &[
-    &DropBatch,      // tensors lose the batch axis that only the traced module needs
-    &FoldConstants,  // scalars become attributes, which the patterns below look for
-    &FoldLayout,     // reshapes cancel; weights have the shapes in which they are used
-    &Cse,            // equal views become one value, so that "the same x" is a comparison
-    &Dce,            // what has become unused has no readers that would block a fusion
-    &FuseLinear,     // matrices in [out, in] order; the names of everything that follows come from them
-    &FuseRmsNorm,    // norms, of rows and of heads
-    &FuseRope,       // needs heads as [seq, heads, d], before they are permuted for attention
-    &FuseAttention,  // takes over the key and value states
-    &FuseConvGate,   // takes over the window state
-    &FuseSwiGlu,     // dense feed-forward
-    &FuseMoe,        // router and experts
-    &FuseResidual,   // what is added to the residual stream adds it itself; after all that ends in a product
-    &LastRow,        // norm and head for one row: after fusion, when both are single nodes
+    &DropBatch,     // tensors lose the batch axis that only the traced module needs
+    &FoldConstants, // scalars become attributes, which the patterns below look for
+    &FoldLayout,    // reshapes cancel; weights have the shapes in which they are used
+    &Cse,           // equal views become one value, so that "the same x" is a comparison
+    &Dce,           // what has become unused has no readers that would block a fusion
+    &FuseLinear,    // matrices in [out, in] order; the names of everything that follows come from them
+    &FuseRmsNorm,   // norms, of rows and of heads
+    &FuseRope,      // needs heads as [seq, heads, d], before they are permuted for attention
+    &FuseAttention, // takes over the key and value states
+    &FuseConvGate,  // takes over the window state
+    &FuseSwiGlu,    // dense feed-forward
+    &FuseMoe,       // router and experts
+    &FuseResidual,  // what is added to the residual stream adds it itself; after all that ends in a product
+    &LastRow,       // norm and head for one row: after fusion, when both are single nodes
 ];
 
 /// What the driver does besides running all passes.
@@ -205,7 +205,11 @@ pub fn optimize(graph: &Graph, options: &Options) -> Result<Optimized, PassError
 /// Runs one pass and verifies what it leaves.
 pub fn run(pass: &dyn Pass, graph: &Graph) -> Result<Outcome, PassError> {
     let name = pass.name();
-    let outcome = pass.run(graph).map_err(|source| PassError::Build { pass: name, source })?;
+    let outcome = pass.run(graph).map_err(|source| PassError::Build { pass: name, source: Box::new(source) })?;
     let errors: Vec<String> = verify(&outcome.graph).iter().map(ToString::to_string).collect();
-    if errors.is_empty() { Ok(outcome) } else { Err(PassError::Unsound { pass: name, errors: errors.join("; ") }) }
+    if errors.is_empty() {
+        Ok(outcome)
+    } else {
+        Err(PassError::Unsound { pass: name, errors: errors.join("; ") })
+    }
 }

@@ -71,7 +71,12 @@ impl<'v, 'g> Matcher<'v, 'g> {
     }
 
     /// The node whose result `out` the value is, if its operation fits.
-    pub(crate) fn take_output(&mut self, value: Value, out: u8, fits: impl Fn(&Op) -> bool) -> Option<&'g Node> {
+    pub(crate) fn take_output(
+        &mut self,
+        value: Value,
+        out: u8,
+        fits: impl Fn(&Op) -> bool,
+    ) -> Option<&'g Node> {
         let Value::Node(id, found) = value else { return None };
         let node = self.view.graph.nodes().get(id)?;
         if found != out || !fits(&node.op) {
@@ -202,7 +207,9 @@ pub(crate) fn fuse<M>(
         |new, id| {
             let node = &graph.nodes()[id];
             let Some(found) = matches.get(&id) else {
-                let Some(arg) = node.args.first().filter(|_| inner.contains(&id)) else { return Ok(Step::Keep) };
+                let Some(arg) = node.args.first().filter(|_| inner.contains(&id)) else {
+                    return Ok(Step::Keep);
+                };
                 // Read by nodes of the match alone, none of which will stand: any value does. Its name is free.
                 return Ok(Step::Replace(vec![new.map(*arg); node.out.len()]));
             };

@@ -31,7 +31,8 @@ pub fn tiny_config(changes: &str) -> Config {
             "tie_word_embeddings": true, "max_position_embeddings": 128}"#,
     )
     .unwrap();
-    let changes: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&format!("{{{changes}}}")).unwrap();
+    let changes: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&format!("{{{changes}}}")).unwrap();
     keys.extend(changes);
     Config::from_json(&serde_json::to_string(&keys).unwrap()).unwrap()
 }

@@ -12,7 +12,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     bundle: BundleArgument,
     /// What the model is told first
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
     /// Most tokens of an answer [default: 512, or what fits]
     #[arg(short, value_name = "N")]

@@ -12,6 +12,7 @@ pub(crate) enum CliError {
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
     /// Standard input cannot be read.
+    #[cfg(feature = "text")]
     #[error("cannot read standard input")]
     Input(#[source] io::Error),
     /// The build has no text side.

@@ -47,7 +47,7 @@ pub(crate) struct Options {
 #[group(required = true, multiple = false)]
 struct Prompt {
     /// What is said to the model
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Token ids, taken as they are
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token)]

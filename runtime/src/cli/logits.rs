@@ -42,7 +42,7 @@ struct Input {
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = token)]
     tokens: Option<Vec<u32>>,
     /// Text without the chat template, behind what begins a text
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Options {
 #[group(required = true, multiple = false)]
 struct Input {
     /// A text, in which special tokens count as such
-    #[arg(value_name = "TEXT")]
+    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
     text: Option<String>,
     /// A JSON file with `messages`, `tools` and `add_generation_prompt`
     #[arg(long, value_name = "FILE.json")]

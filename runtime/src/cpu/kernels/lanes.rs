@@ -13,6 +13,8 @@ pub(super) trait Lanes: Copy {
     const DENSE_TOKENS: usize;
     /// Accumulators of 16 lanes that registers hold beside operands, at least 4.
     const ACCUMULATORS: usize;
+    /// Query heads that attention computes together: 4, 2 or 1.
+    const HEADS: usize;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; 16]) -> Self::V;

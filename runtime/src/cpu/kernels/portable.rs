@@ -168,6 +168,7 @@ impl Lanes for Portable {
 
     const DENSE_TOKENS: usize = 8;
     const ACCUMULATORS: usize = 4;
+    const HEADS: usize = 1;
 
     fn splat(self, x: f32) -> [f32; 16] {
         [x; 16]

@@ -286,6 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::excessive_precision, reason = "halfway cases in full")]
     fn floats_print_as_in_python() {
         for (value, expected) in [
             (0.0, "0.0"),

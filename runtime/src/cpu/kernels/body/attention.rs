@@ -34,7 +34,7 @@ fn all<I: Lanes, S: Stored>(isa: I, a: &Attention, keys: &[S], values: &[S], out
         let mut q = &a.q[t * a.stride..][..a.heads * dim];
         let mut out = out.row_mut(t);
         while !q.is_empty() {
-            let count = match q.len() / dim {
+            let count = match (q.len() / dim).min(I::HEADS) {
                 4.. => 4,
                 2 | 3 => 2,
                 _ => 1,

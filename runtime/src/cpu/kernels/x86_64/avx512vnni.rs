@@ -124,6 +124,7 @@ impl Lanes for Avx512Vnni {
 
     const DENSE_TOKENS: usize = 8;
     const ACCUMULATORS: usize = 16;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

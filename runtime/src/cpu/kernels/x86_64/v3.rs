@@ -177,6 +177,7 @@ impl Lanes for X86V3 {
 
     const DENSE_TOKENS: usize = 6;
     const ACCUMULATORS: usize = 4;
+    const HEADS: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
