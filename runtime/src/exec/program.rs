@@ -158,7 +158,10 @@ type Fault = (String, &'static str);
 /// # Errors
 /// Node and reason, when they are not what the verifiers promise.
 pub(crate) fn compile(graph: &Graph, plan: &Plan) -> Result<Program, Fault> {
-    let buffers = plan.buffers.iter().map(|b| ((b.name.as_str(), b.kind), b)).collect();
+    let mut buffers = BTreeMap::new();
+    for buffer in &plan.buffers {
+        buffers.insert((buffer.name.as_str(), buffer.kind), buffer);
+    }
     let compiler = Compiler { graph, plan, buffers };
     let tail_nodes = graph.tail();
     let (mut body, mut tail) = (Vec::new(), Vec::new());

@@ -84,8 +84,10 @@ impl Model {
         let program = compile(&graph, &plan)
             .map_err(|(at, what)| faults("graph", vec![format!("{at} cannot be run: {what}")]))?;
 
-        let sections: BTreeMap<Kind, Range<usize>> =
-            Kind::ALL.into_iter().filter_map(|kind| Some((kind, bundle.entry(kind)?.range()))).collect();
+        let mut sections = BTreeMap::new();
+        for entry in Kind::ALL.into_iter().filter_map(|kind| bundle.entry(kind)) {
+            sections.insert(entry.kind(), entry.range());
+        }
         let weights = sections.get(&Kind::Weights).cloned().unwrap_or(0..0);
         let table = bundle.sections().to_vec();
         let id = bundle.id().to_hex().to_string();

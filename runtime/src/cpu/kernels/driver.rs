@@ -10,7 +10,7 @@ use super::cols::Cols;
 use super::lanes::Lanes;
 use super::matrix::Matrix;
 use super::ops::Input;
-use super::panels::Panels;
+use super::panels::{PANEL, Panels};
 use super::quant::{self, Dot, Quant};
 
 /// The entry points that a tier compiles with its CPU features.
@@ -101,8 +101,8 @@ pub(super) fn matmul2<I: Tier>(
 }
 
 /// Writes the rows of row-block `n` of the range for tokens `first..`, as many as `out` has columns for.
-#[inline]
-fn write<const T: usize>(tile: &[[f32; 16]; T], n: usize, first: usize, out: &mut Cols) {
+#[inline(never)]
+fn write(tile: &[[f32; 16]], n: usize, first: usize, out: &mut Cols) {
     let columns = n * ROWS..out.width().min((n + 1) * ROWS);
     for (t, rows) in tile.iter().enumerate() {
         let out = &mut out.row_mut(first + t)[columns.clone()];
@@ -150,14 +150,16 @@ fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x:
         let row_block = w.row_block(row_block);
         for p in 0..x.panel_count() {
             let panel = x.panel(p);
-            let last = p + 1 == x.panel_count();
+            if p + 1 < x.panel_count() {
+                // All panels but the last are full.
+                let mut y = [[0.0; 16]; PANEL];
+                isa.quant_tile::<Q, PANEL, false>(row_block, panel.words, 0, &mut y);
+                write(&y, n, panel.first, out);
+                continue;
+            }
             with_tokens!(panel.tokens, T => {
                 let mut y = [[0.0; 16]; T];
-                if last {
-                    isa.quant_tile::<Q, T, true>(row_block, panel.words, row_block.len(), &mut y);
-                } else {
-                    isa.quant_tile::<Q, T, false>(row_block, panel.words, 0, &mut y);
-                }
+                isa.quant_tile::<Q, T, true>(row_block, panel.words, row_block.len(), &mut y);
                 write(&y, n, panel.first, out);
             });
         }

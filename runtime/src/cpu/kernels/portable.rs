@@ -186,19 +186,22 @@ impl Lanes for Portable {
         *out = v;
     }
 
+    #[inline(never)]
     fn widen(self, half: &[u16; 16]) -> [f32; 16] {
         half.map(half::widen)
     }
 
+    #[inline(never)]
     fn widen_bytes(self, half: &[u8; 32]) -> [f32; 16] {
         std::array::from_fn(|i| half::widen(u16::from_le_bytes(array(half, 2 * i))))
     }
 
+    #[inline(never)]
     fn narrow(self, v: [f32; 16]) -> [u16; 16] {
         v.map(half::narrow)
     }
 
-    /// Not inlined: where there is no instruction, it is 16 calls.
+    // Not inlined, as what else is long: every kernel has many of them, and small is what this tier is to be.
     #[inline(never)]
     fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
@@ -216,14 +219,17 @@ impl Lanes for Portable {
         std::array::from_fn(|i| a[i] * b[i])
     }
 
+    #[inline(never)]
     fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| a[i] / b[i])
     }
 
+    #[inline(never)]
     fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
 
+    #[inline(never)]
     fn min(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
@@ -232,10 +238,12 @@ impl Lanes for Portable {
         a.map(f32::abs)
     }
 
+    #[inline(never)]
     fn exponent(self, v: [f32; 16], t: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| f32::from_bits(v[i].to_bits().wrapping_add(t[i].to_bits() << 23)))
     }
 
+    #[inline(never)]
     fn zero_below(self, v: [f32; 16], x: [f32; 16], bound: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| if x[i] >= bound[i] { v[i] } else { 0.0 })
     }
@@ -256,6 +264,7 @@ impl Lanes for Portable {
         tree(&v)
     }
 
+    #[inline(never)]
     fn sums(self, v: &[[f32; 16]; 16]) -> [f32; 16] {
         v.map(|v| tree(&v))
     }

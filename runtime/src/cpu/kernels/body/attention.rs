@@ -34,7 +34,7 @@ fn all<I: Lanes, S: Stored>(isa: I, a: &Attention, keys: &[S], values: &[S], out
         let mut q = &a.q[t * a.stride..][..a.heads * dim];
         let mut out = out.row_mut(t);
         while !q.is_empty() {
-            let count = match (q.len() / dim).min(I::HEADS) {
+            let count = match (q.len() / dim).min(I::HEADS).min(S::HEADS) {
                 4.. => 4,
                 2 | 3 => 2,
                 _ => 1,
@@ -61,11 +61,16 @@ struct Seen<'a, S> {
 
 /// An element of the cache.
 trait Stored: Copy {
+    /// Most query heads that are computed together.
+    const HEADS: usize;
     fn load<I: Lanes>(isa: I, x: &[Self; 16]) -> I::V;
     fn load_part<I: Lanes>(isa: I, x: &[Self]) -> I::V;
 }
 
 impl Stored for f32 {
+    // Nothing is widened, so less is saved by sharing; it keeps code small.
+    const HEADS: usize = 1;
+
     #[inline(always)]
     fn load<I: Lanes>(isa: I, x: &[f32; 16]) -> I::V {
         isa.load(x)
@@ -78,6 +83,8 @@ impl Stored for f32 {
 }
 
 impl Stored for u16 {
+    const HEADS: usize = 4;
+
     #[inline(always)]
     fn load<I: Lanes>(isa: I, x: &[u16; 16]) -> I::V {
         isa.widen(x)
