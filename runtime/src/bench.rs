@@ -9,6 +9,7 @@ use lfm_graphs::{Graph, Op};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::few;
 use crate::machine;
 use crate::model::Model;
 use crate::session::{Options, Session};
@@ -39,7 +40,7 @@ pub struct Speed {
 
 impl Speed {
     fn of(mut samples: Vec<f64>) -> Option<Speed> {
-        samples.sort_unstable_by(f64::total_cmp);
+        few::sort(&mut samples, |a, b| a < b);
         let (min, max) = (*samples.first()?, *samples.last()?);
         let (low, high) = ((samples.len() - 1) / 2, samples.len() / 2);
         Some(Speed { min, median: (samples[low] + samples[high]) / 2.0, max })

@@ -30,6 +30,7 @@ pub mod bench;
 pub mod cpu;
 mod error;
 mod exec;
+mod few;
 pub mod generate;
 pub mod golden;
 pub mod machine;

@@ -1,6 +1,5 @@
 //! The machine that this runs on: what the system says about it, and how fast its memory is.
 
-use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -91,10 +90,12 @@ fn cpu_name() -> String {
 
 /// Sets of threads that share a core.
 fn physical_cores() -> Option<usize> {
-    let mut cores = BTreeSet::new();
+    let mut cores = Vec::new();
     for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
         if let Ok(siblings) = std::fs::read_to_string(entry.path().join("topology/thread_siblings_list")) {
-            cores.insert(siblings);
+            if !cores.contains(&siblings) {
+                cores.push(siblings);
+            }
         }
     }
     (!cores.is_empty()).then_some(cores.len())

@@ -21,7 +21,7 @@ pub fn demo() -> PathBuf {
 }
 
 /// Checkpoints of every layout and shape, with goldens.
-pub const FIXTURES: [&str; 11] = [
+pub const FIXTURES: [&str; 13] = [
     "tiny-moe",
     "tiny-moe-fused",
     "tiny-moe-sharded",
@@ -33,6 +33,8 @@ pub const FIXTURES: [&str; 11] = [
     "odd-dense",
     "odd-moe",
     "odd-moe-2",
+    "all-conv",
+    "all-attention",
 ];
 
 /// A golden tensor.

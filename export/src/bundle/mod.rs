@@ -289,19 +289,13 @@ fn parameters(graph: &Graph) -> Parameters {
     Parameters { total, active: total - idle }
 }
 
-/// `8.3B-A1.6B`, `354M`.
+/// `8.3B-A1.6B`, `354.5M`.
 fn billions(parameters: Parameters) -> String {
     let short = |n: u64| match n {
-        1_000_000_000.. => format!("{}.{}B", n / 1_000_000_000, n / 100_000_000 % 10),
-        1_000_000.. => format!("{}M", n / 1_000_000),
-        _ => format!("{}K", n / 1000),
+        1_000_000_000.. => format!("{:.1}B", n as f64 / 1e9),
+        1_000_000.. => format!("{:.1}M", n as f64 / 1e6),
+        _ => format!("{:.1}K", n as f64 / 1e3),
     };
     let total = short(parameters.total);
     if parameters.active == parameters.total { total } else { format!("{total}-A{}", short(parameters.active)) }
-}
-
-/// The role of a weight by name, for reports.
-pub fn role_of(graph: &Graph, name: &str) -> Option<WeightRole> {
-    let id = graph.weight_named(name)?;
-    roles(graph).get(id.index()).copied()
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::few;
+
 /// Floats in a cache line.
 const LINE: usize = 16;
 
@@ -25,15 +27,7 @@ impl Arena {
     /// ranges overlap or one lies outside: a plan that passes its verifier never does that.
     pub(crate) fn split<const N: usize>(&mut self, written: [Range<usize>; N]) -> Option<([&mut [f32]; N], Rest<'_, N>)> {
         let mut order: [usize; N] = std::array::from_fn(|i| i);
-        // Insertion: there are a few at most.
-        for sorted in 1..N {
-            let key = |i: usize| (written[i].start, written[i].end);
-            let mut at = sorted;
-            while at > 0 && key(order[at]) < key(order[at - 1]) {
-                order.swap(at, at - 1);
-                at -= 1;
-            }
-        }
+        few::sort(&mut order, |a, b| (written[*a].start, written[*a].end) < (written[*b].start, written[*b].end));
         let mut out: [&mut [f32]; N] = std::array::from_fn(|_| <&mut [f32]>::default());
         let mut gaps = [const { Gap { start: 0, floats: &[] } }; N];
         let mut rest = &mut self.floats[self.start..self.start + self.len];

@@ -13,6 +13,7 @@ use super::program::MoeStep;
 use super::{Call, Executor, MatrixAt, Operand, Route, Rows, matrix, vector};
 use crate::cpu::kernels::{Cols, Input, Panels, PanelsMut, top_k, words_needed};
 use crate::cpu::pool::part;
+use crate::few;
 
 const OVERLAP: &str = "two values that are alive at once overlap";
 const NO_ROOM: &str = "scratch that is too small";
@@ -70,6 +71,27 @@ impl Slots<'_> {
     /// Experts that have slots, and their slots.
     fn used(&self) -> impl Iterator<Item = (usize, Range<usize>)> + use<'_> {
         (0..self.starts.len() - 1).map(|e| (e, self.of(e))).filter(|(_, slots)| !slots.is_empty())
+    }
+}
+
+/// Cuts a buffer of slots into the parts of threads, at experts, in order.
+struct SlotsCut<'s, 'a> {
+    slots: Slots<'s>,
+    rest: Option<&'a mut [f32]>,
+    taken: usize,
+    per_slot: usize,
+    threads: usize,
+}
+
+impl<'a> SlotsCut<'_, 'a> {
+    /// The experts of thread `index`, their first slot, and the floats of their slots.
+    fn next(&mut self, index: usize) -> Option<(Range<usize>, usize, &'a mut [f32])> {
+        let experts = part(self.slots.starts.len() - 1, index, self.threads);
+        let end = self.slots.starts[experts.end] as usize;
+        let (mine, others) = self.rest.take()?.split_at_mut((end - self.taken) * self.per_slot);
+        self.rest = Some(others);
+        let first = std::mem::replace(&mut self.taken, end);
+        Some((experts, first, mine))
     }
 }
 
@@ -157,7 +179,7 @@ impl Executor {
             let slots = row * step.top_k..(row + 1) * step.top_k;
             let mut chosen: Vec<(u32, f32)> =
                 ids[slots.clone()].iter().copied().zip(weights[slots].iter().copied()).collect();
-            chosen.sort_by(|a, b| score(b.0).total_cmp(&score(a.0)).then(a.0.cmp(&b.0)));
+            few::sort(&mut chosen, |a, b| score(b.0).total_cmp(&score(a.0)).then(a.0.cmp(&b.0)).is_lt());
             log.push(Route {
                 layer: name.to_string(),
                 position: call.past + row,
@@ -179,22 +201,14 @@ impl Executor {
         let top = step.top_k;
         let width = step.x.rows.width;
         let source = input(&rest, step.x, rows).ok_or(OVERLAP)?;
-        let mut rest = Some(x);
-        let mut taken = 0;
         let per_slot = match source {
             Input::Panels(_) => words_needed(1, width),
             Input::Rows(_) => width,
         };
+        let mut cut = SlotsCut { slots, rest: Some(x), taken: 0, per_slot, threads };
         self.pool.each(
             threads,
-            |index| {
-                let experts = part(step.gate.count, index, threads);
-                let end = slots.starts[experts.end] as usize;
-                let (mine, others) = rest.take()?.split_at_mut((end - taken) * per_slot);
-                let first = std::mem::replace(&mut taken, end);
-                rest = Some(others);
-                Some((experts, first, mine))
-            },
+            |index| cut.next(index),
             |(experts, first, mine)| {
                 for expert in experts {
                     let chosen = slots.of(expert);
@@ -256,18 +270,11 @@ impl Executor {
         let slots = slots(&rest, at)?;
         let hidden = rest.get(at.hidden.clone()).ok_or(OVERLAP)?;
         let per_slot = words_needed(1, inner);
-        let (mut rest, mut taken) = (Some(panels), 0);
+        let mut cut = SlotsCut { slots, rest: Some(panels), taken: 0, per_slot, threads };
         let kernels = self.kernels;
         self.pool.each(
             threads,
-            |index| {
-                let experts = part(step.gate.count, index, threads);
-                let end = slots.starts[experts.end] as usize;
-                let (mine, others) = rest.take()?.split_at_mut((end - taken) * per_slot);
-                let first = std::mem::replace(&mut taken, end);
-                rest = Some(others);
-                Some((experts, first, mine))
-            },
+            |index| cut.next(index),
             |(experts, first, mine)| {
                 for expert in experts {
                     let chosen = slots.of(expert);

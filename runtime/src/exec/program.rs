@@ -1,12 +1,12 @@
 //! From graph and plan to a program: every step with its operands resolved to places in memory, once, when a
 //! bundle is opened, so that running it looks nothing up.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use lfm_graphs::graph::{Update, Value};
 use lfm_graphs::id::{Id, NodeId};
-use lfm_graphs::plan::{BufferKind, Plan, WeightKind};
+use lfm_graphs::plan::{Places, Plan, WeightKind};
 use lfm_graphs::weights::Format;
 use lfm_graphs::{DType, Graph, Op};
 
@@ -148,7 +148,9 @@ pub(crate) struct Program {
 struct Compiler<'a> {
     graph: &'a Graph,
     plan: &'a Plan,
-    buffers: BTreeMap<(&'a str, BufferKind), &'a lfm_graphs::plan::Buffer>,
+    places: Places,
+    /// Values whose int8 form an earlier step makes.
+    quantised: BTreeSet<Value>,
 }
 
 type Fault = (String, &'static str);
@@ -158,11 +160,8 @@ type Fault = (String, &'static str);
 /// # Errors
 /// Node and reason, when they are not what the verifiers promise.
 pub(crate) fn compile(graph: &Graph, plan: &Plan) -> Result<Program, Fault> {
-    let mut buffers = BTreeMap::new();
-    for buffer in &plan.buffers {
-        buffers.insert((buffer.name.as_str(), buffer.kind), buffer);
-    }
-    let compiler = Compiler { graph, plan, buffers };
+    let places = Places::new(graph, plan).map_err(|_| ("the plan".to_string(), "it is that of another graph"))?;
+    let mut compiler = Compiler { graph, plan, places, quantised: BTreeSet::new() };
     let tail_nodes = graph.tail();
     let (mut body, mut tail) = (Vec::new(), Vec::new());
     for (id, node) in graph.nodes().iter() {
@@ -184,36 +183,18 @@ pub(crate) fn compile(graph: &Graph, plan: &Plan) -> Result<Program, Fault> {
 }
 
 impl<'a> Compiler<'a> {
-    /// The value behind any `Reshape`s.
-    fn root(&self, mut value: Value) -> Value {
-        while let Some(node) = self.graph.producer(value)
-            && matches!(node.op, Op::Reshape { .. })
-        {
-            value = node.args[0];
-        }
-        value
-    }
-
-    /// Rows lie where those of the root lie; panels depend on the width and belong to the value itself.
-    fn buffer(&self, value: Value, kind: BufferKind) -> Option<&'a lfm_graphs::plan::Buffer> {
-        let value = if kind == BufferKind::Rows { self.root(value) } else { value };
-        let name = self.graph.value_name(value);
-        self.buffers.get(&(name.as_str(), kind)).copied()
-    }
-
     fn rows(&self, value: Value) -> Result<Rows, &'static str> {
-        let buffer = self.buffer(value, BufferKind::Rows).ok_or("no buffer for a value")?;
+        let place = self.places.rows(value).ok_or("no buffer for a value")?;
         let ty = self.graph.ty(value).ok_or("a value without a type")?;
         let width = ty.shape[1..].iter().map(|d| d.base as usize).product();
-        Ok(Rows { start: (buffer.offset / 4) as usize, width })
+        Ok(Rows { start: place.offset / 4, width })
     }
 
-    fn operand(&self, step: NodeId, value: Value, format: Format) -> Result<Operand, &'static str> {
+    fn operand(&mut self, value: Value, format: Format) -> Result<Operand, &'static str> {
         let rows = self.rows(value)?;
         let panels = if format.is_quantised() {
-            let buffer = self.buffer(value, BufferKind::Panels).ok_or("no panels for the input of a quantised matrix")?;
-            let make = buffer.first as usize == step.index();
-            Some(PanelsAt { start: (buffer.offset / 4) as usize, make })
+            let place = self.places.panels(value).ok_or("no panels for the input of a quantised matrix")?;
+            Some(PanelsAt { start: place.offset / 4, make: self.quantised.insert(value) })
         } else {
             None
         };
@@ -255,10 +236,12 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn step(&self, id: NodeId) -> Result<Kind, &'static str> {
-        let node = &self.graph.nodes()[id];
+    fn step(&mut self, id: NodeId) -> Result<Kind, &'static str> {
+        let graph = self.graph;
+        let node = &graph.nodes()[id];
         let a = &node.args;
-        let out = |i: u8| self.rows(Value::Node(id, i));
+        let outs: Vec<_> = (0..node.out.len() as u8).map(|i| self.rows(Value::Node(id, i))).collect();
+        let out = |i: usize| outs[i];
         Ok(match &node.op {
             Op::Reshape { .. } => Kind::Alias,
             Op::Select => Kind::Embed { table: self.matrix(a[0])?, out: out(0)? },
@@ -278,7 +261,7 @@ impl<'a> Compiler<'a> {
                 let adds = matches!(node.op, Op::LinearAdd);
                 let weights = a.len() - adds as usize;
                 Kind::Linear {
-                    x: self.operand(id, a[0], w.format)?,
+                    x: self.operand(a[0], w.format)?,
                     w,
                     bias: if weights == 3 { Some(self.vector(a[2])?) } else { None },
                     residual: if adds { Some(self.rows(a[a.len() - 1])?) } else { None },
@@ -290,7 +273,7 @@ impl<'a> Compiler<'a> {
                 if gate.format != up.format {
                     return Err("gate and up in different formats");
                 }
-                Kind::SwiGlu { x: self.operand(id, a[0], gate.format)?, gate, up, out: out(0)? }
+                Kind::SwiGlu { x: self.operand(a[0], gate.format)?, gate, up, out: out(0)? }
             }
             Op::ConvGate { .. } => Kind::ConvGate {
                 bcx: self.rows(a[0])?,
@@ -329,11 +312,10 @@ impl<'a> Compiler<'a> {
                 if router.format.is_quantised() {
                     return Err("a quantised router");
                 }
-                let name = &node.name;
-                let scratch = self.buffers.get(&(name.as_str(), BufferKind::Scratch)).ok_or("no scratch")?;
-                let start = (scratch.offset / 4) as usize;
+                let scratch = self.places.scratch(id).ok_or("no scratch")?;
+                let start = scratch.offset / 4;
                 Kind::Moe(MoeStep {
-                    x: self.operand(id, a[0], gate.format)?,
+                    x: self.operand(a[0], gate.format)?,
                     router,
                     bias: if *bias { Some(self.vector(a[2])?) } else { None },
                     gate,
@@ -343,7 +325,7 @@ impl<'a> Compiler<'a> {
                     top_k: *top_k as usize,
                     renorm: *renorm,
                     scale: *scale,
-                    scratch: start..start + (scratch.bytes / 4) as usize,
+                    scratch: start..start + scratch.bytes / 4,
                     out: out(0)?,
                 })
             }

@@ -7,8 +7,7 @@
 //!
 //! # Layout
 //!
-//! Tokens are cut into *panels* of at most 8, as few as possible and as equal as possible (9 tokens: 4 + 5). K is
-//! padded to a multiple of 256 with zero groups, so that every weight format can read every panel. A panel of T
+//! Tokens are cut into *panels* of 8, the last of which has the rest. K is padded to a multiple of 256 with zero groups, so that every weight format can read every panel. A panel of T
 //! tokens holds, for each group, 11 T words of 32 bits:
 //!
 //! ```text
@@ -51,10 +50,8 @@ pub const fn panel_count(tokens: usize) -> usize {
 
 /// First token of panel `panel` of a cut of `tokens` tokens; that of one past the last panel is `tokens`.
 const fn first_token(tokens: usize, panel: usize) -> usize {
-    match panel_count(tokens) {
-        0 => 0,
-        count => tokens * panel / count,
-    }
+    let first = panel * PANEL;
+    if first < tokens { first } else { tokens }
 }
 
 /// Quantised activations of `tokens` tokens of `k` elements.
@@ -111,16 +108,7 @@ impl<'a> Panels<'a> {
     /// The panel that holds `token`.
     fn panel_of(&self, token: usize) -> Panel<'a> {
         assert!(token < self.tokens, "token {token} of {}", self.tokens);
-        // An estimate that the rounding of the cut can make one too large or too small.
-        let guess = token * self.panel_count() / self.tokens;
-        let panel = self.panel(guess);
-        if token < panel.first {
-            self.panel(guess - 1)
-        } else if token >= panel.first + panel.tokens {
-            self.panel(guess + 1)
-        } else {
-            panel
-        }
+        self.panel(token / PANEL)
     }
 }
 
@@ -229,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panels_are_few_and_equal() {
+    fn panels_are_full_but_for_the_last() {
         let sizes = |tokens| {
             let words = vec![0; words_needed(tokens, 1)];
             let panels = Panels::new(&words, tokens, 1);
@@ -237,8 +225,8 @@ mod tests {
         };
         assert_eq!(sizes(1), [1]);
         assert_eq!(sizes(8), [8]);
-        assert_eq!(sizes(9), [4, 5]);
-        assert_eq!(sizes(20), [6, 7, 7]);
+        assert_eq!(sizes(9), [8, 1]);
+        assert_eq!(sizes(20), [8, 8, 4]);
         assert!(sizes(0).is_empty());
     }
 
