@@ -71,7 +71,7 @@ size:
 
 # Golden graphs are part of `test`; this runs them alone.
 golden:
-    cargo test -p lfm-export --test golden
+    cargo test -p lfm-export --test golden_graphs
 
 # What CI runs.
 ci: fmt clippy doc deps test-all size

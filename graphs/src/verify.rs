@@ -358,16 +358,19 @@ impl Verifier<'_> {
         let is_weight = |v: &Value| matches!(v, Value::Weight(_));
         let is_state = |v: &Value| matches!(v, Value::State(_));
         let is_float = |v: &Value| matches!(v, Value::Node(..));
+        // Rows of a matrix: one for each token.
+        let is_rows = |v: &Value| is_float(v) && graph.ty(*v).is_some_and(|t| t.rank() == 2);
+        let is_input = |v: &Value, name: &str| matches!(v, Value::Input(id) if graph.inputs[*id].name == name);
         for (id, node) in graph.nodes.iter() {
             let a = &node.args;
             let last = a.len().saturating_sub(1);
             let ok = match &node.op {
-                Op::Select => is_weight(&a[0]) && graph.ty(a[0]).is_some_and(|t| t.rank() == 2) && matches!(a[1], Value::Input(_)),
+                Op::Select => is_weight(&a[0]) && graph.ty(a[0]).is_some_and(|t| t.rank() == 2) && is_input(&a[1], "tokens"),
                 Op::RmsNorm { .. } => is_float(&a[0]) && is_weight(&a[1]),
-                Op::Linear => is_float(&a[0]) && a[1..].iter().all(is_weight),
-                Op::LinearAdd => is_float(&a[0]) && a[1..last].iter().all(is_weight) && is_float(&a[last]),
-                Op::SwiGlu => is_float(&a[0]) && a[1..].iter().all(is_weight),
-                Op::RopeTable => matches!(a[0], Value::Input(_)) && matches!(a[1], Value::Const(_)),
+                Op::Linear => is_rows(&a[0]) && a[1..].iter().all(is_weight),
+                Op::LinearAdd => is_rows(&a[0]) && a[1..last].iter().all(is_weight) && is_float(&a[last]),
+                Op::SwiGlu => is_rows(&a[0]) && a[1..].iter().all(is_weight),
+                Op::RopeTable => is_input(&a[0], "positions") && matches!(a[1], Value::Const(_)),
                 Op::Rope => a.iter().all(is_float),
                 Op::Attention { .. } => a[..3].iter().all(is_float) && a[3..].iter().all(is_state) && a[3] != a[4],
                 Op::ConvGate { .. } => is_float(&a[0]) && a[1..last].iter().all(is_weight) && is_state(&a[last]),

@@ -19,7 +19,7 @@
 //! | [`generate`] | token after token, by a sampler, until something ends it |
 //! | [`sample`] | from logits to the next token |
 //! | [`golden`] | runs that must give the same bits on every machine |
-//! | [`perplexity`], [`bench`] | how good and how fast a model is |
+//! | [`perplexity`], [`mod@bench`] | how good and how fast a model is |
 //! | [`machine`] | what this runs on |
 //! | [`text`] | tokenizer and chat template (feature `text`) |
 //! | [`cpu`] | kernels and thread pool |

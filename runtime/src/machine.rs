@@ -92,10 +92,9 @@ fn cpu_name() -> String {
 fn physical_cores() -> Option<usize> {
     let mut cores = Vec::new();
     for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
-        if let Ok(siblings) = std::fs::read_to_string(entry.path().join("topology/thread_siblings_list")) {
-            if !cores.contains(&siblings) {
-                cores.push(siblings);
-            }
+        let siblings = std::fs::read_to_string(entry.path().join("topology/thread_siblings_list"));
+        if let Some(siblings) = siblings.ok().filter(|siblings| !cores.contains(siblings)) {
+            cores.push(siblings);
         }
     }
     (!cores.is_empty()).then_some(cores.len())
@@ -137,15 +136,24 @@ pub fn read_bandwidth(threads: usize) -> std::io::Result<f64> {
     Ok(best)
 }
 
-/// The sum of all words: independent chains, so that only memory limits it.
+/// The sum of all words: several streams, as prefetchers follow more than one, and independent chains, so that only
+/// memory limits it.
 fn sum(words: &[u64]) -> u64 {
-    let (blocks, rest) = words.as_chunks::<64>();
-    let mut sums = [0u64; 64];
-    for block in blocks {
-        for (sum, word) in sums.iter_mut().zip(block) {
-            *sum = sum.wrapping_add(*word);
+    const STREAMS: usize = 4;
+    let length = words.len() / STREAMS;
+    let streams: [&[[u64; 32]]; STREAMS] =
+        std::array::from_fn(|stream| words[stream * length..(stream + 1) * length].as_chunks().0);
+    let mut sums = [0u64; 32];
+    for block in 0..length / 32 {
+        for stream in streams {
+            for (sum, word) in sums.iter_mut().zip(&stream[block]) {
+                *sum = sum.wrapping_add(*word);
+            }
         }
     }
+    let rest =
+        (0..STREAMS).flat_map(|stream| &words[stream * length + length / 32 * 32..(stream + 1) * length]);
+    let rest = rest.chain(&words[STREAMS * length..]);
     sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
@@ -174,7 +182,9 @@ mod tests {
 
     #[test]
     fn sums_are_sums() {
-        let words: Vec<u64> = (0..1000).collect();
-        assert_eq!(sum(&words), 499_500);
+        for n in [0, 1, 5, 127, 128, 131, 1000] {
+            let words: Vec<u64> = (0..n).collect();
+            assert_eq!(sum(&words), words.iter().sum::<u64>());
+        }
     }
 }

@@ -58,9 +58,12 @@ impl Session {
         };
         let pool = Pool::new(threads)
             .map_err(|source| Error::System { attempt: format!("cannot start {threads} threads"), source })?;
-        let states = States::new(&model.program().states, context)
-            .ok_or_else(|| Error::Argument(format!("a context of {context} positions is more than this machine can address")))?;
-        let executor = Executor::new(model.program(), plan, pool, kernels);
+        let no_room = || {
+            let attempt = format!("cannot get {} bytes for states and arena", plan.memory.states.saturating_add(plan.memory.arena));
+            Error::System { attempt, source: std::io::ErrorKind::OutOfMemory.into() }
+        };
+        let states = States::new(&model.program().states, context).ok_or_else(no_room)?;
+        let executor = Executor::new(model.program(), plan, pool, kernels).ok_or_else(no_room)?;
         Ok(Session { executor, states, chunk, model })
     }
 

@@ -1,5 +1,8 @@
 //! What the tests share: fixtures with their goldens, and bundles made from them.
 
+pub mod damage;
+pub mod heap;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

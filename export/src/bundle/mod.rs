@@ -26,7 +26,7 @@ pub use source::{Source, TextFiles, config_path};
 
 use crate::graph::{GraphError, Stage, graph_from_config};
 use crate::quantize::QuantiseError;
-use crate::quantize::recipe::{Recipe, UnknownRecipe, WeightRole};
+use crate::quantize::recipe::{Recipe, UnknownRecipe};
 
 /// What a bundle is exported for. What is `None` follows the target.
 #[derive(Clone, Debug)]

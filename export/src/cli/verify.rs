@@ -2,18 +2,15 @@
 
 use std::io::Write;
 
-use lfm_runtime::{Error, Model, Options, golden};
+use lfm_runtime::{Model, Options, golden};
 
 use super::args::VerifyArgs;
 use super::{Exit, Outcome, output};
 
 pub(super) fn run(args: &VerifyArgs) -> Outcome {
     let mut stdout = std::io::stdout().lock();
-    let model = match Model::open(&args.bundle) {
-        Ok(model) => model,
-        Err(error @ Error::Read { .. }) => return Err(error.into()),
-        Err(error) => return no(&mut stdout, &error),
-    };
+    // What cannot be opened is no bundle to answer about: that is an error, not a no.
+    let model = Model::open(&args.bundle)?;
     writeln!(stdout, "ok  header, sections and their hashes")?;
     writeln!(stdout, "ok  graph: {} nodes pass the verifier", model.graph().nodes().len())?;
     writeln!(stdout, "ok  plan: no two live buffers overlap, {} in all", output::size(model.plan().memory.total))?;

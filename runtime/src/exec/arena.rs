@@ -16,18 +16,23 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    /// `len` floats, zero.
-    pub(crate) fn new(len: usize) -> Arena {
-        let floats = vec![0.0; len + LINE];
+    /// `len` floats, zero. `None` if the system does not have them.
+    pub(crate) fn new(len: usize) -> Option<Arena> {
+        let floats: Vec<f32> = bytemuck::allocation::try_zeroed_vec(len.checked_add(LINE)?).ok()?;
         let start = floats.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-        Arena { floats, start, len }
+        Some(Arena { floats, start, len })
     }
 
     /// The values to be written, exclusively, and everything else to be read. `None` when two of the written
     /// ranges overlap or one lies outside: a plan that passes its verifier never does that.
-    pub(crate) fn split<const N: usize>(&mut self, written: [Range<usize>; N]) -> Option<([&mut [f32]; N], Rest<'_, N>)> {
+    pub(crate) fn split<const N: usize>(
+        &mut self,
+        written: [Range<usize>; N],
+    ) -> Option<([&mut [f32]; N], Rest<'_, N>)> {
         let mut order: [usize; N] = std::array::from_fn(|i| i);
-        few::sort(&mut order, |a, b| (written[*a].start, written[*a].end) < (written[*b].start, written[*b].end));
+        few::sort(&mut order, |a, b| {
+            (written[*a].start, written[*a].end) < (written[*b].start, written[*b].end)
+        });
         let mut out: [&mut [f32]; N] = std::array::from_fn(|_| <&mut [f32]>::default());
         let mut gaps = [const { Gap { start: 0, floats: &[] } }; N];
         let mut rest = &mut self.floats[self.start..self.start + self.len];
@@ -74,7 +79,7 @@ mod tests {
 
     #[test]
     fn written_and_read_values_are_apart() {
-        let mut arena = Arena::new(100);
+        let mut arena = Arena::new(100).unwrap();
         assert_eq!(arena.floats[arena.start..].as_ptr().align_offset(64), 0);
         let ([b, a], rest) = arena.split([50..60, 10..20]).unwrap();
         (a[0], b[9]) = (1.0, 2.0);

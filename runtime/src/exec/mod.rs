@@ -77,14 +77,10 @@ fn matrix<'a>(weights: &'a [u8], at: &MatrixAt, index: usize) -> Result<Matrix<'
 }
 
 impl Executor {
-    pub(crate) fn new(program: &Program, plan: &Plan, pool: Pool, kernels: &'static dyn Kernels) -> Executor {
-        Executor {
-            pool,
-            kernels,
-            arena: Arena::new(program.arena),
-            head_rows: plan.head_rows as usize,
-            routes: None,
-        }
+    /// `None` if the system does not have the memory of the arena.
+    pub(crate) fn new(program: &Program, plan: &Plan, pool: Pool, kernels: &'static dyn Kernels) -> Option<Executor> {
+        let arena = Arena::new(program.arena)?;
+        Some(Executor { pool, kernels, arena, head_rows: plan.head_rows as usize, routes: None })
     }
 
     /// Runs one chunk through the body. States move on by `tokens.len()` positions.

@@ -20,20 +20,24 @@ pub(crate) struct States {
 }
 
 impl States {
-    /// Empty states with room for `context` positions. `None` if that is more than can be addressed.
+    /// Empty states with room for `context` positions. `None` if the system does not have the memory.
     pub(crate) fn new(shapes: &[StateShape], context: usize) -> Option<States> {
+        fn zeroed<T: bytemuck::Zeroable>(sizes: [usize; 3]) -> Option<Vec<T>> {
+            let len = sizes.into_iter().try_fold(1usize, usize::checked_mul)?;
+            bytemuck::allocation::try_zeroed_vec(len).ok()
+        }
         let contents = shapes
             .iter()
             .map(|shape| {
                 // Zeroed memory comes from the system as it is touched: an unused context costs nothing.
                 Some(match *shape {
                     StateShape::Cache { kv, dim, half: true } => {
-                        Content::Half(vec![0; kv.checked_mul(context)?.checked_mul(dim)?])
+                        Content::Half(zeroed([kv, context, dim])?)
                     }
                     StateShape::Cache { kv, dim, half: false } => {
-                        Content::Single(vec![0.0; kv.checked_mul(context)?.checked_mul(dim)?])
+                        Content::Single(zeroed([kv, context, dim])?)
                     }
-                    StateShape::Window { rows, channels } => Content::Single(vec![0.0; rows.checked_mul(channels)?]),
+                    StateShape::Window { rows, channels } => Content::Single(zeroed([rows, channels, 1])?),
                 })
             })
             .collect::<Option<Vec<_>>>()?;

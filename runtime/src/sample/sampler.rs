@@ -42,7 +42,7 @@ impl Sampler {
 
     /// The next token.
     ///
-    /// `logits`: [vocab], -inf masks a token. `history`: prompt and generated ids, for the
+    /// `logits`: `[vocab]`, -inf masks a token. `history`: prompt and generated ids, for the
     /// repetition penalty; ids outside of the vocabulary are ignored.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SampleError> {
         if logits.len() != self.vocab {

@@ -1,0 +1,288 @@
+//! `lfmc` as scripts use it: exit codes, what is written where, what errors say.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const LFMC: &str = env!("CARGO_BIN_EXE_lfmc");
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
+    path.to_str().unwrap().into()
+}
+
+/// Runs a command line in a folder.
+fn lfmc_in(folder: &Path, args: &[&str]) -> Output {
+    Command::new(LFMC).args(args).current_dir(folder).output().unwrap()
+}
+
+fn lfmc(args: &[&str]) -> Output {
+    lfmc_in(Path::new(env!("CARGO_MANIFEST_DIR")), args)
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// What a command that is done writes to stdout.
+fn done(args: &[&str]) -> String {
+    let output = lfmc(args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+/// What a command that could not run says.
+fn fails(args: &[&str]) -> String {
+    let output = lfmc(args);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+    assert!(output.stdout.is_empty(), "{args:?} wrote to stdout");
+    message
+}
+
+/// A bundle of `tiny-moe`.
+fn bundle(folder: &TempDir) -> String {
+    let path = path(folder, "tiny.lfmb");
+    done(&["export", &fixture("tiny-moe"), "-o", &path, "--context", "128", "--chunk", "32"]);
+    path
+}
+
+fn path(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).to_str().unwrap().into()
+}
+
+#[test]
+fn help() {
+    let mut text = String::new();
+    for command in ["", "demo", "export", "graph", "inspect", "verify", "targets"] {
+        let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        text += &format!("$ lfmc {}\n{}\n", args.join(" "), done(&args));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn targets() {
+    insta::assert_snapshot!(done(&["targets"]));
+    // A printed profile is one that can be read.
+    let folder = TempDir::new().unwrap();
+    let profile = path(&folder, "own.ron");
+    fs::write(&profile, done(&["targets", "portable"])).unwrap();
+    let by_file = done(&["graph", &fixture("tiny-moe"), "--target", &profile, "--stage", "plan"]);
+    assert_eq!(by_file, done(&["graph", &fixture("tiny-moe"), "--stage", "plan"]));
+}
+
+#[test]
+fn export_reports() {
+    let folder = TempDir::new().unwrap();
+    let file = path(&folder, "x.lfmb");
+    let args = ["export", &fixture("odd-moe"), "-o", &file, "--weights", "q8_0", "--json"];
+    let report: Value = serde_json::from_str(&done(&args)).unwrap();
+    assert_eq!(report["bytes"].as_u64(), Some(fs::metadata(&file).unwrap().len()));
+    assert_eq!(report["bundle"], file.as_str());
+    let text = serde_json::to_string_pretty(&report).unwrap();
+    // Neither the place nor what follows from bytes of weights is for a snapshot.
+    let text = text.replace(&file, "x.lfmb").replace(report["id"].as_str().unwrap(), "(64 hex digits)");
+    insta::assert_snapshot!(text);
+    let quiet = lfmc(&args[..args.len() - 1]);
+    assert!(quiet.stdout.is_empty(), "the report for people goes to stderr");
+    assert!(stderr(&quiet).contains("memory:"));
+}
+
+#[test]
+fn inspect_shows_what_is_inside() {
+    let folder = TempDir::new().unwrap();
+    let bundle = bundle(&folder);
+    let text = done(&["inspect", &bundle]);
+    for part in ["memory", "weights", "q4_0", "operations", "ConvGate", "sections", "golden"] {
+        assert!(text.contains(part), "{part} is missing from\n{text}");
+    }
+    let report: Value = serde_json::from_str(&done(&["inspect", &bundle, "--json"])).unwrap();
+    let keys: Vec<&String> = report.as_object().unwrap().keys().collect();
+    insta::assert_debug_snapshot!(keys);
+    let page = path(&folder, "graph.html");
+    done(&["inspect", &bundle, "--html", &page]);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.contains("Attention") && !page.contains("<script"));
+}
+
+#[test]
+fn every_stage_of_a_graph_comes_from_a_configuration_alone() {
+    let folder = TempDir::new().unwrap();
+    let config = path(&folder, "config.json");
+    fs::copy(Path::new(&fixture("tiny-moe")).join("config.json"), &config).unwrap();
+    for (stage, part) in
+        [("captured", "embed_tokens"), ("lowered", "MatMul"), ("fused", "ConvGate"), ("plan", "head_rows")]
+    {
+        let text = done(&["graph", &config, "--stage", stage]);
+        assert!(text.contains(part), "{stage}: {part} is missing");
+        assert_eq!(text, done(&["graph", &fixture("tiny-moe"), "--stage", stage]), "{stage}");
+    }
+    // A bundle holds what its flags give.
+    let bundle = bundle(&folder);
+    for stage in ["fused", "plan"] {
+        let flags = ["--stage", stage, "--context", "128", "--chunk", "32"];
+        let text = done(&[&["graph", &fixture("tiny-moe")][..], &flags].concat());
+        let found = done(&["graph", &bundle, "--stage", stage]);
+        if stage == "fused" {
+            assert_eq!(found, text);
+        } else {
+            // The estimate for the program knows the size of the tokenizer.
+            let rest = |text: &str| text.lines().filter(|line| !line.contains("memory:")).collect::<Vec<_>>().join("\n");
+            assert_eq!(rest(&found), rest(&text));
+        }
+    }
+    assert!(fails(&["graph", &bundle, "--stage", "lowered"]).contains("come from its checkpoint"));
+}
+
+#[test]
+fn verify_answers() {
+    let folder = TempDir::new().unwrap();
+    let bundle = bundle(&folder);
+    let text = done(&["verify", &bundle]);
+    assert_eq!(text.lines().filter(|line| line.starts_with("ok")).count(), 5, "{text}");
+
+    let report: Value = serde_json::from_str(&done(&["inspect", &bundle, "--json"])).unwrap();
+    let sections = report["sections"].as_array().unwrap();
+    let weights = sections.iter().find(|section| section["name"] == "weights").unwrap();
+    let at = (weights["offset"].as_u64().unwrap() + weights["length"].as_u64().unwrap() / 2) as usize;
+    let mut bytes = fs::read(&bundle).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&bundle, &bytes).unwrap();
+    let output = lfmc(&["verify", &bundle]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("section `weights`"), "{}", stdout(&output));
+
+    bytes.truncate(at);
+    fs::write(&bundle, &bytes).unwrap();
+    assert!(fails(&["verify", &bundle]).contains("it was truncated"));
+    assert!(fails(&["verify", &path(&folder, "none.lfmb")]).contains("none.lfmb"));
+}
+
+#[test]
+fn errors_say_what_was_expected() {
+    let folder = TempDir::new().unwrap();
+    let out = path(&folder, "x.lfmb");
+    let moe = fixture("tiny-moe");
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&["export", "no/such/folder", "-o", &out], &["no/such/folder", "expected a folder with config.json"]),
+        (&["export", &moe, "-o", &out, "--weights", "q5_9"], &["q5_9", "q4_0", "q8_0"]),
+        (&["export", &moe, "-o", &out, "--target", "vax"], &["vax", "portable"]),
+        (&["export", &moe, "-o", &out, "--target", "./none.ron"], &["cannot read the profile ./none.ron"]),
+        (&["export", &moe, "-o", &out, "--context", "9999999"], &["9999999 positions", "made for"]),
+        (&["export", &moe, "-o", &out, "--chunk", "0"], &["chunk of 0", "expected 1 to"]),
+        (&["export", &moe, "-o", "no/such/folder/x.lfmb"], &["no/such/folder"]),
+        (&["export", &moe, "-o", &out, "--ram", "much"], &["much"]),
+        (&["inspect", &format!("{moe}/config.json")], &["config.json", "magic"]),
+    ];
+    for (args, parts) in cases {
+        let message = fails(args);
+        for part in parts {
+            // Words of the error may differ; what was given and what would do may not.
+            assert!(message.contains(part) || *part == "magic" && message.contains("LFMB"), "{args:?}: {message}");
+        }
+    }
+    assert!(!Path::new(&out).exists(), "a failed export leaves no file");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nor a part of one");
+}
+
+#[test]
+fn a_budget_that_is_too_small_names_what_fits() {
+    let folder = TempDir::new().unwrap();
+    let out = path(&folder, "x.lfmb");
+    let export = |more: &[&str]| lfmc(&[&["export", &fixture("tiny-moe"), "-o", &out, "--context", "512"][..], more].concat());
+    let report: Value = serde_json::from_str(&stdout(&export(&["--json"]))).unwrap();
+    let total = report["memory"]["total"].as_u64().unwrap();
+    assert_eq!(export(&["--ram", &total.to_string()]).status.code(), Some(0));
+    let output = export(&["--ram", &(total - 1).to_string()]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = stderr(&output);
+    // It says a setting that works.
+    let (_, hint) = message.split_once("; a ").unwrap_or_else(|| panic!("{message}"));
+    let words: Vec<&str> = hint.split_whitespace().collect();
+    let [what, "of", n, "fits", ..] = words[..] else { panic!("{message}") };
+    let flag = format!("--{what}");
+    let again = ["export", &fixture("tiny-moe"), "-o", &out, "--ram", &(total - 1).to_string(), &flag, n];
+    let again = if what == "chunk" { [&again[..], &["--context", "512"]].concat() } else { again.to_vec() };
+    done(&again);
+}
+
+#[test]
+fn random_weights_follow_the_seed() {
+    let folder = TempDir::new().unwrap();
+    let config = format!("{}/config.json", fixture("odd-moe"));
+    let export = |name: &str, seed: &str| {
+        let out = path(&folder, name);
+        done(&["export", &config, "-o", &out, "--random-weights", seed]);
+        fs::read(out).unwrap()
+    };
+    let first = export("a.lfmb", "1");
+    assert!(first == export("b.lfmb", "1"), "one seed, two bundles");
+    assert!(first != export("c.lfmb", "2"), "two seeds, one bundle");
+    assert_eq!(lfmc(&["verify", &path(&folder, "a.lfmb")]).status.code(), Some(0));
+}
+
+#[test]
+fn the_place_of_an_export_does_not_show() {
+    let folder = TempDir::new().unwrap();
+    let here = bundle(&folder);
+    let copy = folder.path().join("another name");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(fixture("tiny-moe")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let args = ["export", "another name", "-o", "there.lfmb", "--context", "128", "--chunk", "32"];
+    let output = lfmc_in(folder.path(), &args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(fs::read(here).unwrap() == fs::read(folder.path().join("there.lfmb")).unwrap());
+}
+
+#[test]
+fn a_reader_may_leave() {
+    // Many times the text that a pipe holds.
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../graphs/configs/lfm2-8b-a1b.json");
+    let mut child = Command::new(LFMC)
+        .args(["graph", config, "--stage", "lowered"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // One byte, then the pipe is closed with most of the text unwritten.
+    let mut first = [0];
+    let mut pipe = child.stdout.take().unwrap();
+    pipe.read_exact(&mut first).unwrap();
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn wrong_arguments_are_no_answer() {
+    for args in [&["export"][..], &["no-such-command"], &["graph", "x", "--stage", "none"], &[]] {
+        assert_eq!(lfmc(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn the_demo_answers() {
+    let folder = TempDir::new().unwrap();
+    let output = lfmc_in(folder.path(), &["demo"]);
+    let (text, notes) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(0), "{notes}");
+    assert!(text.starts_with("> What is `Vec`?\n") && text.contains("contiguous growable array"), "{text}");
+    assert!(notes.contains("often wrong") && notes.contains("The bundle is demo.lfmb"), "{notes}");
+    assert!(folder.path().join("demo.lfmb").exists());
+    let other: PathBuf = folder.path().join("other.lfmb");
+    let output = lfmc_in(folder.path(), &["demo", "What is `Option`?", "-o", other.to_str().unwrap()]);
+    assert!(stdout(&output).starts_with("> What is `Option`?\n"), "{}", stdout(&output));
+    assert!(other.exists());
+}

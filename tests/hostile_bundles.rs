@@ -1,0 +1,273 @@
+//! Hostile bundles: damaged files, and files that are sound as bytes but not in what they say. Each is an error, or
+//! a bundle that runs; none is a panic, a hang, or memory beyond what the file can justify.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Mutex;
+
+use lfm_graphs::Graph;
+use lfm_graphs::bundle::{Bundle as Sections, BundleWriter, Kind};
+use lfm_graphs::plan::{Limits, plan};
+use lfm_graphs::testing::Rng;
+use lfm_runtime::text::ChatRequest;
+use lfm_runtime::{Error, Model, Options, golden};
+use lfm_tests::heap::{Heap, peak};
+use lfm_tests::{Bundle, damage, fixture};
+
+#[global_allocator]
+static HEAP: Heap = Heap;
+
+/// Memory is measured, so tests run one after another.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Bytes of memory that opening may take for each byte of the file, and on top. Parsed text is larger than text.
+const PER_BYTE: usize = 40;
+const ON_TOP: usize = 1 << 20;
+/// Bytes that a mutated bundle may ask for to run: larger ones are opened only.
+const RUN: u64 = 64 << 20;
+
+/// The bundle: every operation, quantised, in a short context.
+fn made() -> Bundle {
+    Bundle::export_with(&fixture("odd-moe"), "q4_0", |options| {
+        options.context = Some(64);
+        options.chunk = Some(16);
+    })
+}
+
+/// Opens the file, and where that works runs tokens and reads every section. The error, if there was one.
+fn exercise(path: &Path, what: &str) -> Option<Error> {
+    let len = fs::metadata(path).unwrap().len() as usize;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let (opened, held) = peak(|| Model::open(path));
+        assert!(held <= PER_BYTE * len + ON_TOP, "opening {len} bytes took {held} bytes of memory");
+        use_model(&opened?)
+    }));
+    outcome.unwrap_or_else(|_| panic!("a panic: {what}")).err()
+}
+
+/// Everything that a bundle can be used for. Its golden vectors may differ; that is what they are for.
+fn use_model(model: &Model) -> Result<(), Error> {
+    let memory = model.plan().memory;
+    if memory.states.saturating_add(memory.arena) > RUN {
+        return Ok(());
+    }
+    let options = Options { threads: Some(1), ..Options::default() };
+    let mut session = model.session(&options)?;
+    // Ids outside of the vocabulary or a full context are errors; nothing inside may fail.
+    for tokens in [&[1, 2, 3][..], &[0], &[4]] {
+        match session.prefill(tokens) {
+            Err(error @ Error::Internal { .. }) => panic!("a verified bundle does not run: {error}"),
+            other => other.map(|_| ())?,
+        }
+    }
+    let vectors = model.golden()?;
+    if let Some(mut vectors) = vectors {
+        vectors.vectors.truncate(1);
+        golden::check(model, &options, &vectors)?;
+    }
+    model.generation_defaults()?;
+    if model.section(Kind::Tokenizer).is_some() {
+        let text = model.text()?;
+        let ids = text.tokenizer.encode("What is `Vec`?\n 12 \u{1F980}", true, true)?;
+        text.tokenizer.decode(&ids, false);
+        text.encode_chat(&ChatRequest::new().message("user", "Hi"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn damaged_bytes() {
+    let _alone = ALONE.lock();
+    let bundle = made();
+    let good = fs::read(&bundle.path).unwrap();
+    let path = bundle.folder.path().join("damaged.lfmb");
+    let mut rng = Rng::new(1);
+    let mut refused = 0;
+    for _ in 0..3000 {
+        let (bad, what) = damage::bytes(&good, &mut rng);
+        fs::write(&path, &bad).unwrap();
+        let error = exercise(&path, &what);
+        if bad == good {
+            continue;
+        }
+        match error {
+            Some(Error::Bundle { .. } | Error::Read { .. }) => refused += 1,
+            Some(error) => panic!("{what}: {error}"),
+            // What opening leaves to `verify`.
+            None => {
+                let model = Model::open(&path).unwrap();
+                assert!(model.verify_weights(|_, _| {}).is_err(), "{what} was not noticed");
+            }
+        }
+    }
+    assert!(refused > 1500, "{refused} of 3000 were refused on opening");
+}
+
+/// Writes the sections of `good` with one replaced, and the right hashes. `weights` in place of those of `good`.
+fn reseal(good: &[u8], replaced: &[(Kind, &str)], weights: Option<&[u8]>, path: &Path) -> bool {
+    let sections = Sections::parse(good).unwrap();
+    let weights = weights.unwrap_or(sections.weights());
+    let mut writer = BundleWriter::create(path).unwrap();
+    let content = |kind: Kind| {
+        let new = replaced.iter().find(|(replaced, _)| *replaced == kind).map(|(_, text)| text.as_bytes());
+        new.or(sections.section(kind)).filter(|bytes| !bytes.is_empty())
+    };
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind < Kind::Weights) {
+        if let Some(bytes) = content(kind) {
+            // The writer refuses what is too large or not text.
+            if writer.section(kind, bytes).is_err() {
+                return false;
+            }
+        }
+    }
+    let Ok(mut writer) = writer.weights_writer(weights.len() as u64) else { return false };
+    writer.append(weights).unwrap();
+    let mut sealed = writer.seal_without_golden().unwrap();
+    if let Some(bytes) = content(Kind::Golden) {
+        let Ok(with_golden) = sealed.add_golden(bytes) else { return false };
+        sealed = with_golden;
+    }
+    sealed.publish().unwrap();
+    true
+}
+
+/// Mutates one section some times; gives how many of the results were refused.
+fn mutate(bundle: &Bundle, kind: Kind, times: u32, seed: u64) -> u32 {
+    let good = fs::read(&bundle.path).unwrap();
+    let text = Sections::parse(&good).unwrap().section(kind).unwrap().to_vec();
+    let text = String::from_utf8(text).unwrap();
+    let path = bundle.folder.path().join("sealed.lfmb");
+    let mut rng = Rng::new(seed);
+    let mut refused = 0;
+    for _ in 0..times {
+        let (mut bad, mut what) = damage::text(&text, &mut rng);
+        if rng.once_in(4) {
+            let (worse, and) = damage::text(&bad, &mut rng);
+            (bad, what) = (worse, format!("{what}, then {and}"));
+        }
+        if reseal(&good, &[(kind, &bad)], None, &path) {
+            refused += exercise(&path, &format!("section {kind}: {what}")).is_some() as u32;
+        }
+    }
+    refused
+}
+
+#[test]
+fn sealed_graphs_that_lie() {
+    let _alone = ALONE.lock();
+    let refused = mutate(&made(), Kind::Graph, 1200, 2);
+    assert!(refused > 800, "{refused} of 1200");
+}
+
+#[test]
+fn sealed_plans_that_lie() {
+    let _alone = ALONE.lock();
+    let bundle = made();
+    let refused = mutate(&bundle, Kind::Plan, 1200, 3);
+    assert!(refused > 1000, "{refused} of 1200");
+}
+
+#[test]
+fn other_sealed_sections_that_lie() {
+    let _alone = ALONE.lock();
+    for (kind, times) in [(Kind::Manifest, 200), (Kind::Target, 200), (Kind::Golden, 200)] {
+        assert!(mutate(&made(), kind, times, 4) > 0, "{kind}");
+    }
+    let bundle = Bundle::export_with(&fixture("tiny-dense"), "q4_0", |options| {
+        options.context = Some(64);
+        options.chunk = Some(16);
+    });
+    let kinds = [(Kind::Tokenizer, 150), (Kind::TextConfig, 100), (Kind::ChatTemplate, 150), (Kind::Generation, 100)];
+    for (kind, times) in kinds {
+        assert!(mutate(&bundle, kind, times, 5) > 0, "{kind}");
+    }
+}
+
+/// A graph that passes its verifier plans and runs: mutated graphs with plans of their own, and weights of any bits.
+#[test]
+fn planned_graphs_run() {
+    let _alone = ALONE.lock();
+    let bundle = made();
+    let good = fs::read(&bundle.path).unwrap();
+    let text = Sections::parse(&good).unwrap().text(Kind::Graph).unwrap().to_owned();
+    let old = Sections::parse(&good).unwrap().weights().to_vec();
+    let path = bundle.folder.path().join("planned.lfmb");
+    let mut rng = Rng::new(6);
+    let (mut planned, mut ran) = (0, 0);
+    for _ in 0..2500 {
+        let (bad, what) = damage::text(&text, &mut rng);
+        let Ok(graph) = Graph::parse(&bad) else { continue };
+        let limits = Limits { chunk: 16, context: 64, overhead: 0, ram: Some(RUN) };
+        let Ok(plan) = plan(&graph, limits) else { continue };
+        planned += 1;
+        let mut weights = old.clone();
+        weights.resize(plan.memory.weights as usize, 0);
+        if rng.once_in(4) {
+            weights.iter_mut().for_each(|byte| *byte = rng.bits() as u8);
+        }
+        assert!(reseal(&good, &[(Kind::Graph, &graph.text()), (Kind::Plan, &plan.text())], Some(&weights), &path));
+        ran += exercise(&path, &what).is_none() as u32;
+    }
+    assert!(planned > 100 && ran > 50, "{planned} were planned, {ran} ran");
+}
+
+/// Faults that a mutation finds rarely, by name.
+#[test]
+fn graphs_without_kernels() {
+    let _alone = ALONE.lock();
+    let bundle = made();
+    let good = fs::read(&bundle.path).unwrap();
+    let text = Sections::parse(&good).unwrap().text(Kind::Graph).unwrap().to_owned();
+    let path = bundle.folder.path().join("lies.lfmb");
+    let reshaped = "(name: \"wide\", op: Reshape(to: [\"seq\", 2, 24]), args: [\"l1.operator_norm\"], out: [\"f32[seq, 2, 24]\"]),\n        ";
+    let products = [
+        ("%l1.attn.k_proj\"], out: [\"f32[seq, 24]\"]", "%l1.attn.k_proj\"], out: [\"f32[seq, 2, 12]\"]"),
+        ("op: Linear, args: [\"l1.operator_norm\", \"%l1.attn.k_proj", "op: Linear, args: [\"wide\", \"%l1.attn.k_proj"),
+        ("name: \"l1.attn.k_proj\", ty: \"f32[24, 48]\"", "name: \"l1.attn.k_proj\", ty: \"f32[12, 24]\""),
+        ("(name: \"l1.attn.k\", op", &format!("{reshaped}(name: \"l1.attn.k\", op")),
+    ];
+    let cases: [(&str, &[(&str, &str)]); 5] = [
+        ("V15", &[("\"$tokens\"", "\"$positions\"")]),
+        ("V15", &[("\"$positions\"", "\"$tokens\"")]),
+        ("V15", &products),
+        ("V02", &[("args: [\"embed\", \"%l0.op", "args: [\"l0.conv.gate\", \"%l0.op")]),
+        ("V09", &[("\"@l3.attn.k\", \"@l3.attn.v\"", "\"@l1.attn.k\", \"@l3.attn.v\"")]),
+    ];
+    for (rule, changes) in cases {
+        let mut bad = text.clone();
+        for (from, to) in changes {
+            assert!(bad.contains(from), "{from} is not in\n{bad}");
+            bad = bad.replacen(from, to, 1);
+        }
+        assert!(reseal(&good, &[(Kind::Graph, &bad)], None, &path));
+        let error = exercise(&path, rule).unwrap();
+        let Error::Unsound { section: "graph", faults, .. } = &error else { panic!("{error}") };
+        assert!(faults.iter().all(|fault| fault.starts_with(rule)), "{rule}: {error}");
+    }
+}
+
+/// Headers that other machines and other versions would write.
+#[test]
+fn foreign_headers_are_named() {
+    let _alone = ALONE.lock();
+    let bundle = made();
+    let good = fs::read(&bundle.path).unwrap();
+    let path = bundle.folder.path().join("foreign.lfmb");
+    let message = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        fs::write(&path, bad).unwrap();
+        let error = exercise(&path, "a foreign header").unwrap();
+        std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
+    };
+    for (what, found) in [
+        ("version", message(&|bytes| bytes[8..12].copy_from_slice(&2u32.to_le_bytes()))),
+        ("endian", message(&|bytes| bytes[8..12].copy_from_slice(&1u32.to_be_bytes()))),
+        ("endian", message(&|bytes| bytes[..8].reverse())),
+        ("a bundle starts with", message(&|bytes| bytes[..8].fill(b'x'))),
+        ("expected a bundle", message(&|bytes| bytes.clear())),
+    ] {
+        assert!(found.contains(what), "{found:?} does not say {what:?}");
+    }
+}
