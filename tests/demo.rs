@@ -46,7 +46,10 @@ fn it_writes_what_transformers_writes() {
         for top in generation["top"].as_array().unwrap() {
             let (id, expected) = (top[0].as_u64().unwrap() as usize, top[1].as_f64().unwrap());
             let found = f64::from(logits[id]);
-            assert!((found - expected).abs() < 1e-3, "{name:?}: logit of {id} is {found}, expected {expected}");
+            assert!(
+                (found - expected).abs() < 1e-3,
+                "{name:?}: logit of {id} is {found}, expected {expected}"
+            );
         }
         let expected = ids(&generation["new_ids"]);
         let found = golden::vector(&mut session, &prompt, expected.len()).unwrap().greedy;
@@ -77,7 +80,10 @@ fn quantisation_costs_little() {
         (score.perplexity / reference.perplexity, reference.kl, reference.top1)
     };
     let (ratio, kl, top1) = score(&mut q8_0);
-    assert!((ratio - 1.0).abs() < 0.005 && kl < 0.005 && top1 > 0.96, "q8_0: perplexity x {ratio}, KL {kl}, {top1}");
+    assert!(
+        (ratio - 1.0).abs() < 0.005 && kl < 0.005 && top1 > 0.96,
+        "q8_0: perplexity x {ratio}, KL {kl}, {top1}"
+    );
     let (ratio, kl, top1) = score(&mut q4_0);
     assert!(ratio < 1.05 && kl < 0.07 && top1 > 0.85, "q4_0: perplexity x {ratio}, KL {kl}, {top1}");
     // Were they equal, nothing would have been quantised.

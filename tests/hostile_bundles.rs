@@ -6,10 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
 
+use lfm_export::bundle::roles;
+use lfm_export::quantize::recipe::Recipe;
 use lfm_graphs::Graph;
 use lfm_graphs::bundle::{Bundle as Sections, BundleWriter, Kind};
+use lfm_graphs::id::Id;
 use lfm_graphs::plan::{Limits, plan};
-use lfm_graphs::testing::Rng;
+use lfm_graphs::testing::{Mixer, Rng, Tiny, tiny_graph};
 use lfm_runtime::text::ChatRequest;
 use lfm_runtime::{Error, Model, Options, golden};
 use lfm_tests::heap::{Heap, peak};
@@ -178,7 +181,8 @@ fn other_sealed_sections_that_lie() {
         options.context = Some(64);
         options.chunk = Some(16);
     });
-    let kinds = [(Kind::Tokenizer, 150), (Kind::TextConfig, 100), (Kind::ChatTemplate, 150), (Kind::Generation, 100)];
+    let kinds =
+        [(Kind::Tokenizer, 150), (Kind::TextConfig, 100), (Kind::ChatTemplate, 150), (Kind::Generation, 100)];
     for (kind, times) in kinds {
         assert!(mutate(&bundle, kind, times, 5) > 0, "{kind}");
     }
@@ -206,7 +210,12 @@ fn planned_graphs_run() {
         if rng.once_in(4) {
             weights.iter_mut().for_each(|byte| *byte = rng.bits() as u8);
         }
-        assert!(reseal(&good, &[(Kind::Graph, &graph.text()), (Kind::Plan, &plan.text())], Some(&weights), &path));
+        assert!(reseal(
+            &good,
+            &[(Kind::Graph, &graph.text()), (Kind::Plan, &plan.text())],
+            Some(&weights),
+            &path
+        ));
         ran += exercise(&path, &what).is_none() as u32;
     }
     assert!(planned > 100 && ran > 50, "{planned} were planned, {ran} ran");
@@ -223,7 +232,10 @@ fn graphs_without_kernels() {
     let reshaped = "(name: \"wide\", op: Reshape(to: [\"seq\", 2, 24]), args: [\"l1.operator_norm\"], out: [\"f32[seq, 2, 24]\"]),\n        ";
     let products = [
         ("%l1.attn.k_proj\"], out: [\"f32[seq, 24]\"]", "%l1.attn.k_proj\"], out: [\"f32[seq, 2, 12]\"]"),
-        ("op: Linear, args: [\"l1.operator_norm\", \"%l1.attn.k_proj", "op: Linear, args: [\"wide\", \"%l1.attn.k_proj"),
+        (
+            "op: Linear, args: [\"l1.operator_norm\", \"%l1.attn.k_proj",
+            "op: Linear, args: [\"wide\", \"%l1.attn.k_proj",
+        ),
         ("name: \"l1.attn.k_proj\", ty: \"f32[24, 48]\"", "name: \"l1.attn.k_proj\", ty: \"f32[12, 24]\""),
         ("(name: \"l1.attn.k\", op", &format!("{reshaped}(name: \"l1.attn.k\", op")),
     ];
@@ -244,6 +256,158 @@ fn graphs_without_kernels() {
         let error = exercise(&path, rule).unwrap();
         let Error::Unsound { section: "graph", faults, .. } = &error else { panic!("{error}") };
         assert!(faults.iter().all(|fault| fault.starts_with(rule)), "{rule}: {error}");
+    }
+}
+
+/// Sizes at the ends of what a graph can say: each runs, or is refused in words.
+#[test]
+fn extreme_shapes() {
+    let _alone = ALONE.lock();
+    let bundle = made();
+    let good = fs::read(&bundle.path).unwrap();
+    let path = bundle.folder.path().join("extreme.lfmb");
+    let moe = Tiny::moe();
+    let attention = Tiny { layers: vec![Mixer::Attention], ..Tiny::moe() };
+    let shapes = [
+        (
+            "one of everything",
+            Tiny { vocab: 1, hidden: 1, heads: 1, kv_heads: 1, head_dim: 2, ..moe.clone() },
+            64,
+        ),
+        ("narrow layers", Tiny { dense_width: 1, expert_width: 1, experts: 1, top_k: 1, ..moe.clone() }, 64),
+        ("one tap", Tiny { taps: 1, conv_bias: true, ..moe.clone() }, 64),
+        ("a long filter", Tiny { taps: 3000, ..moe.clone() }, 64),
+        ("wide heads", Tiny { head_dim: 3000, ..attention.clone() }, 64),
+        ("many heads", Tiny { heads: 3000, kv_heads: 1000, head_dim: 2, ..attention.clone() }, 64),
+        ("a group of many heads", Tiny { heads: 3000, kv_heads: 1, head_dim: 2, ..attention.clone() }, 64),
+        ("a window of one", Tiny { window: Some(1), ..attention.clone() }, 64),
+        ("a window of all", Tiny { window: Some(u32::MAX), ..attention.clone() }, 64),
+        ("many experts", Tiny { experts: 1024, top_k: 1024, expert_width: 2, ..moe.clone() }, 64),
+        ("too many experts", Tiny { experts: 5000, top_k: 3, expert_width: 2, ..moe.clone() }, 64),
+        (
+            "huge numbers",
+            Tiny { renorm: Some(f32::MAX), routed_scale: f32::MAX, eps: f32::MAX, ..moe.clone() },
+            64,
+        ),
+        (
+            "tiny numbers",
+            Tiny { renorm: None, routed_scale: 1e-45, eps: 1e-45, theta: 1e-30, ..moe.clone() },
+            64,
+        ),
+        ("a context of one", moe.clone(), 1),
+        ("no layers", Tiny { layers: Vec::new(), ..moe.clone() }, 64),
+        // 128 GiB of keys and values: more than most machines give, and no reason to end the program.
+        (
+            "a cache larger than memory",
+            Tiny { hidden: 2, head_dim: 16384, heads: 1, kv_heads: 1, ..attention },
+            1 << 20,
+        ),
+    ];
+    let mut rng = Rng::new(7);
+    for (what, tiny, context) in shapes {
+        for recipe in ["f32", "f16", "q8_0", "q4_0", "q6_k"] {
+            let recipe: Recipe = recipe.parse().unwrap();
+            let graph = tiny_graph(&tiny);
+            let roles = roles(&graph);
+            let graph = graph.with_storage(|graph, id| {
+                let k = graph.weights()[id].ty.last().and_then(|k| k.as_fixed()).unwrap_or(1);
+                recipe.format_for(roles[id.index()], k as usize)
+            });
+            let limits = Limits { chunk: 16, context, overhead: 0, ram: None };
+            let plan = plan(&graph, limits).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let texts = [(Kind::Graph, &*graph.text()), (Kind::Plan, &*plan.text()), (Kind::Golden, "")];
+            for random in [false, true] {
+                let mut weights = vec![0; plan.memory.weights as usize];
+                if random {
+                    weights.iter_mut().for_each(|byte| *byte = rng.bits() as u8);
+                }
+                assert!(reseal(&good, &texts, Some(&weights), &path));
+                match exercise(&path, what) {
+                    None => {}
+                    Some(Error::Token { .. } | Error::ContextFull { .. })
+                        if tiny.vocab < 5 || context == 1 => {}
+                    Some(Error::Unsound { section: "graph", .. }) if tiny.experts > 1024 => {}
+                    Some(error) => panic!("{what}, {recipe}: {error}"),
+                }
+            }
+            if context > 64 {
+                let options = Options { threads: Some(1), ..Options::default() };
+                let session = Model::open(&path).unwrap().session(&options);
+                assert!(matches!(session, Ok(_) | Err(Error::System { .. })), "{what}");
+            }
+        }
+    }
+}
+
+/// Text that nests deeper than a stack is high is an error: an overflow would end the program.
+#[test]
+fn bottomless_sections() {
+    let _alone = ALONE.lock();
+    let bundle = Bundle::export_with(&fixture("tiny-dense"), "q4_0", |options| {
+        options.context = Some(64);
+        options.chunk = Some(16);
+    });
+    let good = fs::read(&bundle.path).unwrap();
+    let path = bundle.folder.path().join("deep.lfmb");
+    let texts = Kind::ALL
+        .into_iter()
+        .filter(|kind| !matches!(kind, Kind::Weights | Kind::Licence | Kind::ChatTemplate));
+    for kind in texts {
+        for open in ["(", "[", "{", "Some(", "[[1],", "{\"a\":", "/*", "\"", "(vectors:[", "-"] {
+            assert!(reseal(&good, &[(kind, &open.repeat(60_000))], None, &path), "{kind}");
+            assert!(exercise(&path, open).is_some(), "{kind} of {open}");
+        }
+    }
+    for (before, open) in [
+        ("{{", "("),
+        ("{{", "["),
+        ("{{", "-"),
+        ("{{", "not "),
+        ("{{", "{1:"),
+        ("{{ x", "[x"),
+        ("{{ 1", "+1"),
+        ("{{ x", "|length"),
+        ("{{ 1 if 1 else", " 1 if 1 else"),
+        ("{{ 2", "**2"),
+        ("", "{% if x %}"),
+        ("", "{% for a in x %}"),
+        ("", "{% macro a() %}"),
+        ("", "{% if 0 %}{% else %}"),
+        ("{% if 0 %}", "{% elif 1 %}"),
+    ] {
+        let template = format!("{before}{}", open.repeat(100_000));
+        assert!(reseal(&good, &[(Kind::ChatTemplate, &template)], None, &path));
+        assert!(exercise(&path, open).is_some(), "a template of {open}");
+    }
+    // Complete ones: what parses has to be rendered.
+    for (before, open, after) in [
+        ("{{ ", "1+", "1 }}"),
+        ("{{ ", "not ", "1 }}"),
+        ("{{ 1", "|string", " }}"),
+        ("{{ 'a'", "~'a'", " }}"),
+    ] {
+        let template = format!("{before}{}{after}", open.repeat(100_000));
+        assert!(reseal(&good, &[(Kind::ChatTemplate, &template)], None, &path));
+        exercise(&path, open);
+    }
+    // No end either.
+    for template in [
+        "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}x{% endfor %}{% endfor %}{% endfor %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        "{{ range(1000000000)|list }}",
+        "{{ 'x' * 1000000000000 }}",
+        "{% set ns = namespace(s='x') %}{% for a in range(64) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+        "{{ 2 ** 100000 ** 1000 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ 'a'|center(10000000000) }}",
+        "{{ 'a'|indent(10000000000) }}",
+        "{{ 'aaaa'|replace('', 'x' * 1000000000) }}",
+        "{% include 'x' %}",
+        "{{ 'x'.ljust(10000000000) }}",
+    ] {
+        assert!(reseal(&good, &[(Kind::ChatTemplate, template)], None, &path));
+        let (_, held) = peak(|| exercise(&path, template));
+        assert!(held < RUN as usize, "{template} took {held} bytes");
     }
 }
 

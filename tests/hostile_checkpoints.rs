@@ -76,7 +76,8 @@ fn configurations_that_lie() {
         fs::write(&path, &bad).unwrap();
         refused += exercise(folder.path(), &what).is_some() as u32;
         // A configuration alone can ask for any size: only the graph is made.
-        let compiled = catch_unwind(AssertUnwindSafe(|| compile(&Source::random(&path, 0)?, &options()).map(|_| ())));
+        let compiled =
+            catch_unwind(AssertUnwindSafe(|| compile(&Source::random(&path, 0)?, &options()).map(|_| ())));
         assert!(compiled.is_ok(), "a panic in compiling: {what}");
     }
     assert!(refused > 300, "{refused} of 600");
@@ -133,7 +134,9 @@ fn text_files_that_lie() {
     let _alone = ALONE.lock();
     let folder = copy("tiny-dense");
     let mut rng = Rng::new(4);
-    for name in ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"] {
+    for name in
+        ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"]
+    {
         let path = folder.path().join(name);
         let Ok(good) = fs::read_to_string(&path) else { continue };
         for _ in 0..25 {
@@ -176,7 +179,8 @@ fn weights_that_are_no_numbers_are_named() {
             bad[middle + width - 2..middle + width].copy_from_slice(&bits.to_le_bytes());
             bad[middle..middle + width - 2].fill(0);
             fs::write(folder.path().join("model.safetensors"), bad).unwrap();
-            let error = exercise(folder.path(), tensor).unwrap_or_else(|| panic!("{name}: {tensor} was exported"));
+            let error =
+                exercise(folder.path(), tensor).unwrap_or_else(|| panic!("{name}: {tensor} was exported"));
             let message = message(&error);
             // Experts are read as one stack, under its name.
             let stem = tensor.split(".experts.").next().unwrap().trim_start_matches("model.");

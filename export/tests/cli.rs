@@ -136,7 +136,9 @@ fn every_stage_of_a_graph_comes_from_a_configuration_alone() {
             assert_eq!(found, text);
         } else {
             // The estimate for the program knows the size of the tokenizer.
-            let rest = |text: &str| text.lines().filter(|line| !line.contains("memory:")).collect::<Vec<_>>().join("\n");
+            let rest = |text: &str| {
+                text.lines().filter(|line| !line.contains("memory:")).collect::<Vec<_>>().join("\n")
+            };
             assert_eq!(rest(&found), rest(&text));
         }
     }
@@ -173,7 +175,10 @@ fn errors_say_what_was_expected() {
     let out = path(&folder, "x.lfmb");
     let moe = fixture("tiny-moe");
     let cases: [(&[&str], &[&str]); 9] = [
-        (&["export", "no/such/folder", "-o", &out], &["no/such/folder", "expected a folder with config.json"]),
+        (
+            &["export", "no/such/folder", "-o", &out],
+            &["no/such/folder", "expected a folder with config.json"],
+        ),
         (&["export", &moe, "-o", &out, "--weights", "q5_9"], &["q5_9", "q4_0", "q8_0"]),
         (&["export", &moe, "-o", &out, "--target", "vax"], &["vax", "portable"]),
         (&["export", &moe, "-o", &out, "--target", "./none.ron"], &["cannot read the profile ./none.ron"]),
@@ -187,7 +192,10 @@ fn errors_say_what_was_expected() {
         let message = fails(args);
         for part in parts {
             // Words of the error may differ; what was given and what would do may not.
-            assert!(message.contains(part) || *part == "magic" && message.contains("LFMB"), "{args:?}: {message}");
+            assert!(
+                message.contains(part) || *part == "magic" && message.contains("LFMB"),
+                "{args:?}: {message}"
+            );
         }
     }
     assert!(!Path::new(&out).exists(), "a failed export leaves no file");
@@ -198,7 +206,9 @@ fn errors_say_what_was_expected() {
 fn a_budget_that_is_too_small_names_what_fits() {
     let folder = TempDir::new().unwrap();
     let out = path(&folder, "x.lfmb");
-    let export = |more: &[&str]| lfmc(&[&["export", &fixture("tiny-moe"), "-o", &out, "--context", "512"][..], more].concat());
+    let export = |more: &[&str]| {
+        lfmc(&[&["export", &fixture("tiny-moe"), "-o", &out, "--context", "512"][..], more].concat())
+    };
     let report: Value = serde_json::from_str(&stdout(&export(&["--json"]))).unwrap();
     let total = report["memory"]["total"].as_u64().unwrap();
     assert_eq!(export(&["--ram", &total.to_string()]).status.code(), Some(0));

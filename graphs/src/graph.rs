@@ -156,7 +156,9 @@ impl Graph {
         match value {
             Value::Input(id) => self.inputs.get(id).map_or_else(|| missing('$'), |i| format!("${}", i.name)),
             Value::Const(id) => self.consts.get(id).map_or_else(|| missing('#'), |c| format!("#{}", c.name)),
-            Value::Weight(id) => self.weights.get(id).map_or_else(|| missing('%'), |w| format!("%{}", w.name)),
+            Value::Weight(id) => {
+                self.weights.get(id).map_or_else(|| missing('%'), |w| format!("%{}", w.name))
+            }
             Value::State(id) => self.states.get(id).map_or_else(|| missing('@'), |s| format!("@{}", s.name)),
             Value::Node(id, out) => {
                 let name = self.nodes.get(id).map_or("?", |n| n.name.as_str());

@@ -97,7 +97,11 @@ impl<'a> Args<'a> {
     }
 
     fn finite(&self, name: &str, value: f32) -> Result<(), InferError> {
-        if value.is_finite() { Ok(()) } else { Err(self.attribute(format!("{name} is {value}, expected a finite number"))) }
+        if value.is_finite() {
+            Ok(())
+        } else {
+            Err(self.attribute(format!("{name} is {value}, expected a finite number")))
+        }
     }
 
     fn positive(&self, name: &str, value: f32) -> Result<(), InferError> {
@@ -142,8 +146,8 @@ pub fn infer(op: &Op, types: &[&TensorType]) -> Result<Vec<TensorType>, InferErr
     match op {
         Op::Add | Op::Sub | Op::Mul | Op::Div => {
             let (a, b) = (args.float(0, 0)?, args.float(1, 0)?);
-            let shape =
-                broadcast(a, b).ok_or_else(|| args.wrong(1, format!("a shape that stretches to {}", types[0])))?;
+            let shape = broadcast(a, b)
+                .ok_or_else(|| args.wrong(1, format!("a shape that stretches to {}", types[0])))?;
             one(TensorType::f32(shape))
         }
         Op::AddScalar { by } | Op::MulScalar { by } => {
@@ -233,7 +237,11 @@ pub fn infer(op: &Op, types: &[&TensorType]) -> Result<Vec<TensorType>, InferErr
             for axis in order {
                 match seen.get_mut(*axis as usize) {
                     Some(seen @ false) => *seen = true,
-                    _ => return Err(args.attribute(format!("order {order:?} is not a permutation of the axes"))),
+                    _ => {
+                        return Err(
+                            args.attribute(format!("order {order:?} is not a permutation of the axes"))
+                        );
+                    }
                 }
             }
             if order.len() != shape.len() {
@@ -269,7 +277,8 @@ pub fn infer(op: &Op, types: &[&TensorType]) -> Result<Vec<TensorType>, InferErr
             one(TensorType { dtype: types[0].dtype, shape })
         }
         Op::Broadcast { to } => {
-            let fits = to.len() <= MAX_RANK && broadcast(&types[0].shape, to).is_some_and(|shape| shape == *to);
+            let fits =
+                to.len() <= MAX_RANK && broadcast(&types[0].shape, to).is_some_and(|shape| shape == *to);
             if !fits {
                 return Err(args.attribute(format!("{} does not stretch to the new shape", types[0])));
             }

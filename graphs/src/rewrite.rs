@@ -130,7 +130,8 @@ pub fn rewrite_with<E: From<BuildError>>(
     let consts =
         graph.consts.values().map(|c| new.constant(c.name.clone(), c.ty.clone(), c.data.clone())).collect();
     let weights = graph.weights.values().map(|w| new.add_weight(w.clone())).collect();
-    let mut rebuild = Rebuild { old: graph, new, nodes: Vec::with_capacity(graph.nodes.len()), consts, weights };
+    let mut rebuild =
+        Rebuild { old: graph, new, nodes: Vec::with_capacity(graph.nodes.len()), consts, weights };
     before(&mut rebuild)?;
     for (id, node) in graph.nodes.iter() {
         let values = match visit(&mut rebuild, id)? {
@@ -181,12 +182,13 @@ pub fn sweep(graph: &Graph) -> Graph {
             *arg = match *arg {
                 Value::Input(_) | Value::State(_) => *arg,
                 Value::Const(id) => {
-                    let new = *consts[id.index()].get_or_insert_with(|| new.consts.push(graph.consts[id].clone()));
+                    let new =
+                        *consts[id.index()].get_or_insert_with(|| new.consts.push(graph.consts[id].clone()));
                     Value::Const(new)
                 }
                 Value::Weight(id) => {
-                    let new =
-                        *weights[id.index()].get_or_insert_with(|| new.weights.push(graph.weights[id].clone()));
+                    let new = *weights[id.index()]
+                        .get_or_insert_with(|| new.weights.push(graph.weights[id].clone()));
                     Value::Weight(new)
                 }
                 Value::Node(id, out) => Value::Node(nodes[id.index()].expect("arguments come first"), out),

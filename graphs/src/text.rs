@@ -162,7 +162,11 @@ impl Graph {
     pub fn parse(text: &str) -> Result<Graph, TextError> {
         let fault = |line: usize, column: usize, message: String| TextError { line, column, message };
         if text.len() > MAX_TEXT {
-            return Err(fault(1, 1, format!("the text has {} bytes, at most {MAX_TEXT} are read", text.len())));
+            return Err(fault(
+                1,
+                1,
+                format!("the text has {} bytes, at most {MAX_TEXT} are read", text.len()),
+            ));
         }
         let parsed: GraphText = ron::from_str(text)
             .map_err(|e| fault(e.span.start.line, e.span.start.col, e.code.to_string()))?;
@@ -208,7 +212,8 @@ impl Resolver<'_> {
 
     fn resolve(mut self, parsed: GraphText) -> Result<Graph, TextError> {
         if parsed.format != FORMAT {
-            let message = format!("the text has format {}, this version reads format {FORMAT}", parsed.format);
+            let message =
+                format!("the text has format {}, this version reads format {FORMAT}", parsed.format);
             return Err(TextError { line: 1, column: 1, message });
         }
         self.graph.model = parsed.model;
@@ -311,7 +316,10 @@ impl Resolver<'_> {
             }
         };
         found.ok_or_else(|| {
-            self.at(at, format!("`{at}` reads `{text}`, which is no input, constant, weight, state or node result"))
+            self.at(
+                at,
+                format!("`{at}` reads `{text}`, which is no input, constant, weight, state or node result"),
+            )
         })
     }
 }

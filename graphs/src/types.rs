@@ -95,21 +95,21 @@ impl TensorType {
     }
 
     /// The number of elements in a form in which equal counts are equal: the product of the fixed parts, and
-    /// the symbolic factors in order. `None` if the fixed part overflows.
+    /// the symbolic factors, ascending. `None` if the fixed part overflows.
     pub(crate) fn count(&self) -> Option<(u64, Vec<Dim>)> {
         let mut fixed = 1u64;
-        let mut symbolic = Vec::new();
+        let mut symbolic = Vec::<Dim>::new();
         for dim in &self.shape {
             match dim.as_fixed() {
                 Some(n) => fixed = fixed.checked_mul(n as u64)?,
                 None => {
                     let (dim, by) = dim.primitive();
                     fixed = fixed.checked_mul(by as u64)?;
-                    symbolic.push(dim);
+                    let at = symbolic.iter().position(|other| *other > dim).unwrap_or(symbolic.len());
+                    symbolic.insert(at, dim);
                 }
             }
         }
-        symbolic.sort();
         Some((fixed, symbolic))
     }
 }

@@ -101,7 +101,8 @@ struct Verifier<'a> {
 /// Checks all rules but V15. No errors: the graph is sound.
 pub fn verify(graph: &Graph) -> Vec<VerifyError> {
     let mut verifier = Verifier { graph, errors: Vec::new() };
-    let counts = [graph.inputs.len(), graph.consts.len(), graph.weights.len(), graph.states.len(), graph.nodes.len()];
+    let counts =
+        [graph.inputs.len(), graph.consts.len(), graph.weights.len(), graph.states.len(), graph.nodes.len()];
     if counts.iter().any(|n| *n > MAX_ITEMS) {
         verifier.report(3, At::Graph, format!("more than {MAX_ITEMS} items of one kind"));
         return verifier.errors;
@@ -195,7 +196,8 @@ impl Verifier<'_> {
                 self.report(6, id.into(), format!("the type is {}, expected f32", constant.ty));
             }
             if elements != constant.data.len() as u64 {
-                let message = format!("{} has {elements} elements, found {}", constant.ty, constant.data.len());
+                let message =
+                    format!("{} has {elements} elements, found {}", constant.ty, constant.data.len());
                 self.report(7, id.into(), message);
             }
             if let Some(bad) = constant.data.iter().find(|x| !x.is_finite()) {
@@ -208,7 +210,10 @@ impl Verifier<'_> {
                 self.report(6, id.into(), format!("the type is {}, expected f32", weight.ty));
             }
             if weight.storage != Format::F32 && !(2..=3).contains(&weight.ty.rank()) {
-                let message = format!("{} is stored as {}, expected a matrix or a stack of them", weight.ty, weight.storage);
+                let message = format!(
+                    "{} is stored as {}, expected a matrix or a stack of them",
+                    weight.ty, weight.storage
+                );
                 self.report(8, id.into(), message);
             }
         }
@@ -216,16 +221,22 @@ impl Verifier<'_> {
             let ty = &state.ty;
             let symbols_ok = match state.update {
                 Update::Window => ty.fixed().is_some(),
-                Update::Append { axis } => ty
-                    .shape
-                    .iter()
-                    .enumerate()
-                    .all(|(i, d)| if i == axis as usize { *d == Dim::PAST } else { d.as_fixed().is_some() })
-                    && (axis as usize) < ty.rank(),
+                Update::Append { axis } => {
+                    ty.shape.iter().enumerate().all(|(i, d)| {
+                        if i == axis as usize { *d == Dim::PAST } else { d.as_fixed().is_some() }
+                    }) && (axis as usize) < ty.rank()
+                }
             };
-            if ty.dtype == DType::I32 || !symbols_ok || ty.elements(0, 1).is_none_or(|n| n > MAX_TENSOR_BYTES / 4) {
+            if ty.dtype == DType::I32
+                || !symbols_ok
+                || ty.elements(0, 1).is_none_or(|n| n > MAX_TENSOR_BYTES / 4)
+            {
                 let expected = "f32 or f16, `past` on the appended axis and nowhere else";
-                self.report(6, id.into(), format!("the type is {ty} with {:?}, expected {expected}", state.update));
+                self.report(
+                    6,
+                    id.into(),
+                    format!("the type is {ty} with {:?}, expected {expected}", state.update),
+                );
             }
         }
     }
@@ -236,18 +247,29 @@ impl Verifier<'_> {
             for arg in &node.args {
                 match *arg {
                     Value::Node(from, _) if from.index() >= id.index() && graph.nodes.get(from).is_some() => {
-                        self.report(2, id.into(), format!("reads {}, which does not come before it", graph.value_name(*arg)));
+                        self.report(
+                            2,
+                            id.into(),
+                            format!("reads {}, which does not come before it", graph.value_name(*arg)),
+                        );
                     }
-                    _ if graph.ty(*arg).is_none() => self.report(1, id.into(), "reads a value that does not exist"),
+                    _ if graph.ty(*arg).is_none() => {
+                        self.report(1, id.into(), "reads a value that does not exist")
+                    }
                     _ => {}
                 }
             }
-            let Some(types) = node.args.iter().map(|arg| graph.ty(*arg)).collect::<Option<Vec<_>>>() else { continue };
+            let Some(types) = node.args.iter().map(|arg| graph.ty(*arg)).collect::<Option<Vec<_>>>() else {
+                continue;
+            };
             match infer(&node.op, &types) {
                 Ok(out) if out == node.out => {}
                 Ok(out) => {
-                    let list = |types: &[TensorType]| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    let message = format!("results are {}, {} gives {}", list(&node.out), node.op.name(), list(&out));
+                    let list = |types: &[TensorType]| {
+                        types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                    };
+                    let message =
+                        format!("results are {}, {} gives {}", list(&node.out), node.op.name(), list(&out));
                     self.report(5, id.into(), message);
                 }
                 Err(error @ (InferError::Arity { .. } | InferError::Attribute { .. })) => {
@@ -347,7 +369,8 @@ impl Verifier<'_> {
                 node.args.iter().all(inside)
             };
             if !row_wise {
-                let message = format!("{} after LastRow reads something that is not of one row", node.op.name());
+                let message =
+                    format!("{} after LastRow reads something that is not of one row", node.op.name());
                 self.report(14, (*id).into(), message);
             }
         }
@@ -360,20 +383,29 @@ impl Verifier<'_> {
         let is_float = |v: &Value| matches!(v, Value::Node(..));
         // Rows of a matrix: one for each token.
         let is_rows = |v: &Value| is_float(v) && graph.ty(*v).is_some_and(|t| t.rank() == 2);
-        let is_input = |v: &Value, name: &str| matches!(v, Value::Input(id) if graph.inputs[*id].name == name);
+        let is_input =
+            |v: &Value, name: &str| matches!(v, Value::Input(id) if graph.inputs[*id].name == name);
         for (id, node) in graph.nodes.iter() {
             let a = &node.args;
             let last = a.len().saturating_sub(1);
             let ok = match &node.op {
-                Op::Select => is_weight(&a[0]) && graph.ty(a[0]).is_some_and(|t| t.rank() == 2) && is_input(&a[1], "tokens"),
+                Op::Select => {
+                    is_weight(&a[0])
+                        && graph.ty(a[0]).is_some_and(|t| t.rank() == 2)
+                        && is_input(&a[1], "tokens")
+                }
                 Op::RmsNorm { .. } => is_float(&a[0]) && is_weight(&a[1]),
                 Op::Linear => is_rows(&a[0]) && a[1..].iter().all(is_weight),
                 Op::LinearAdd => is_rows(&a[0]) && a[1..last].iter().all(is_weight) && is_float(&a[last]),
                 Op::SwiGlu => is_rows(&a[0]) && a[1..].iter().all(is_weight),
                 Op::RopeTable => is_input(&a[0], "positions") && matches!(a[1], Value::Const(_)),
                 Op::Rope => a.iter().all(is_float),
-                Op::Attention { .. } => a[..3].iter().all(is_float) && a[3..].iter().all(is_state) && a[3] != a[4],
-                Op::ConvGate { .. } => is_float(&a[0]) && a[1..last].iter().all(is_weight) && is_state(&a[last]),
+                Op::Attention { .. } => {
+                    a[..3].iter().all(is_float) && a[3..].iter().all(is_state) && a[3] != a[4]
+                }
+                Op::ConvGate { .. } => {
+                    is_float(&a[0]) && a[1..last].iter().all(is_weight) && is_state(&a[last])
+                }
                 Op::Moe { residual, .. } => {
                     let end = a.len() - *residual as usize;
                     is_float(&a[0]) && a[1..end].iter().all(is_weight) && a[end..].iter().all(is_float)
@@ -410,8 +442,13 @@ impl Verifier<'_> {
                         && ty.shape[1..].iter().all(|d| d.as_fixed().is_some_and(|n| n > 0))
             });
             if !ok || !rows {
-                let expected = "a fused operation on rows of tokens with weights, states and constants in their places";
-                self.report(15, id.into(), format!("{} has no kernel for these arguments, expected {expected}", node.op.name()));
+                let expected =
+                    "a fused operation on rows of tokens with weights, states and constants in their places";
+                self.report(
+                    15,
+                    id.into(),
+                    format!("{} has no kernel for these arguments, expected {expected}", node.op.name()),
+                );
             }
         }
         for (id, state) in graph.states.iter() {
@@ -428,7 +465,11 @@ impl Verifier<'_> {
                 _ => false,
             };
             if !from_reader {
-                self.report(15, id.into(), "the next content is not that of the operation that reads the state");
+                self.report(
+                    15,
+                    id.into(),
+                    "the next content is not that of the operation that reads the state",
+                );
             }
         }
         let logits_ok = graph.outputs.len() == 1

@@ -57,7 +57,10 @@ fn text_errors_have_a_place() {
     ] {
         assert!(text.contains(from), "{from}");
         let error = Graph::parse(&text.replacen(from, to, 1)).unwrap_err();
-        insta::assert_snapshot!(format!("parse {to}").replace(['"', '%', ':', '(', ')', '[', ']', ',', ' '], "_"), error);
+        insta::assert_snapshot!(
+            format!("parse {to}").replace(['"', '%', ':', '(', ')', '[', ']', ',', ' '], "_"),
+            error
+        );
     }
 }
 

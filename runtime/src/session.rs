@@ -59,7 +59,10 @@ impl Session {
         let pool = Pool::new(threads)
             .map_err(|source| Error::System { attempt: format!("cannot start {threads} threads"), source })?;
         let no_room = || {
-            let attempt = format!("cannot get {} bytes for states and arena", plan.memory.states.saturating_add(plan.memory.arena));
+            let attempt = format!(
+                "cannot get {} bytes for states and arena",
+                plan.memory.states.saturating_add(plan.memory.arena)
+            );
             Error::System { attempt, source: std::io::ErrorKind::OutOfMemory.into() }
         };
         let states = States::new(&model.program().states, context).ok_or_else(no_room)?;
@@ -132,7 +135,11 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::prefill`], and what `sink` gives.
-    pub fn prefill_all(&mut self, tokens: &[u32], mut sink: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
+    pub fn prefill_all(
+        &mut self,
+        tokens: &[u32],
+        mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
         self.check(tokens)?;
         let model = self.model.clone();
         let (program, weights) = (model.program(), model.weights());

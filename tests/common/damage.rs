@@ -83,7 +83,9 @@ fn number(good: &str, rng: &mut Rng) -> (String, String) {
         (Ok(n), 1) => n.wrapping_sub(1).to_string(),
         (Ok(n), 2) => n.wrapping_mul(2).to_string(),
         (Ok(n), 3) => format!("-{n}"),
-        (_, 4) => rng.pick(&["1e39", "NaN", "inf", "-0", "0.5", "1e-46", "999999999999999999999999"]).to_string(),
+        (_, 4) => {
+            rng.pick(&["1e39", "NaN", "inf", "-0", "0.5", "1e-46", "999999999999999999999999"]).to_string()
+        }
         _ => rng.pick(&EDGES).to_string(),
     };
     let what = format!("{new} in place of {old} at byte {start}");
@@ -139,7 +141,8 @@ fn runs(text: &str, is: impl Fn(u8) -> bool) -> Vec<(usize, usize)> {
 
 /// What stands between pairs of quotes.
 fn spans(text: &str, quote: impl Fn(u8) -> bool) -> Vec<(usize, usize)> {
-    let quotes: Vec<usize> = text.bytes().enumerate().filter(|(_, byte)| quote(*byte)).map(|(at, _)| at).collect();
+    let quotes: Vec<usize> =
+        text.bytes().enumerate().filter(|(_, byte)| quote(*byte)).map(|(at, _)| at).collect();
     quotes.as_chunks::<2>().0.iter().map(|[open, close]| (open + 1, *close)).collect()
 }
 

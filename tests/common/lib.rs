@@ -62,7 +62,8 @@ impl Golden {
     /// Reads the goldens of a fixture; those of another folder where it says so.
     pub fn read(name: &str) -> Golden {
         let folder = fixture(name);
-        let json: Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+        let json: Value =
+            serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
         if let Some(other) = json.get("same_as").and_then(Value::as_str) {
             return Golden::read(other.trim_start_matches("../"));
         }
@@ -72,10 +73,16 @@ impl Golden {
             .iter()
             .map(|(name, view)| {
                 let data = match view.dtype() {
-                    Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
-                    Dtype::I64 => {
-                        view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32).collect()
-                    }
+                    Dtype::F32 => view
+                        .data()
+                        .chunks_exact(4)
+                        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                        .collect(),
+                    Dtype::I64 => view
+                        .data()
+                        .chunks_exact(8)
+                        .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f32)
+                        .collect(),
                     other => panic!("{name}: golden of type {other:?}"),
                 };
                 (name.to_string(), Tensor { shape: view.shape().to_vec(), data })

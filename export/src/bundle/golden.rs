@@ -21,7 +21,8 @@ pub(super) fn compute(path: &Path, bos: Option<u32>) -> Result<Golden, ExportErr
         let walk = (1..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) % vocab);
         std::iter::once(start).chain(walk).collect()
     };
-    let runs: &[(u32, usize)] = if model.plan().memory.weights <= SMALL { &[(1, 4), (7, 8), (80, 8)] } else { &[(3, 1)] };
+    let runs: &[(u32, usize)] =
+        if model.plan().memory.weights <= SMALL { &[(1, 4), (7, 8), (80, 8)] } else { &[(3, 1)] };
     let room = model.plan().context as usize;
     let runs: Vec<(Vec<u32>, usize)> = runs
         .iter()

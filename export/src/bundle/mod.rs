@@ -244,14 +244,13 @@ pub fn export(
 fn text_sections(writer: &mut BundleWriter, text: TextFiles, eos: &[u32]) -> Result<(), ExportError> {
     let config = text.tokenizer_config.as_deref().unwrap_or(b"{}");
     if let Some(tokenizer) = text.tokenizer {
-        let mut settings = TextConfig::from_hf(config, text.special_tokens.as_deref(), text.generation.as_deref())?;
+        let mut settings =
+            TextConfig::from_hf(config, text.special_tokens.as_deref(), text.generation.as_deref())?;
         if settings.eos_ids.is_empty() {
             settings.eos_ids = eos.to_vec();
         }
-        let settings = serde_json::to_string(&settings).map_err(|e| TextError::Malformed {
-            file: "tokenizer_config.json",
-            problem: e.to_string(),
-        })?;
+        let settings = serde_json::to_string(&settings)
+            .map_err(|e| TextError::Malformed { file: "tokenizer_config.json", problem: e.to_string() })?;
         writer.section(Kind::Tokenizer, tokenizer)?;
         writer.section(Kind::TextConfig, settings)?;
     }
@@ -259,11 +258,8 @@ fn text_sections(writer: &mut BundleWriter, text: TextFiles, eos: &[u32]) -> Res
         Some(template) => Some(template),
         None => TextConfig::templates_from_hf(config)?.default.map(String::into_bytes),
     };
-    let optional = [
-        (Kind::ChatTemplate, template),
-        (Kind::Generation, text.generation),
-        (Kind::Licence, text.licence),
-    ];
+    let optional =
+        [(Kind::ChatTemplate, template), (Kind::Generation, text.generation), (Kind::Licence, text.licence)];
     for (kind, bytes) in optional {
         if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
             writer.section(kind, bytes)?;
@@ -297,5 +293,9 @@ fn billions(parameters: Parameters) -> String {
         _ => format!("{:.1}K", n as f64 / 1e3),
     };
     let total = short(parameters.total);
-    if parameters.active == parameters.total { total } else { format!("{total}-A{}", short(parameters.active)) }
+    if parameters.active == parameters.total {
+        total
+    } else {
+        format!("{total}-A{}", short(parameters.active))
+    }
 }

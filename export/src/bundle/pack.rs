@@ -69,7 +69,8 @@ impl Tensor<'_> {
     ) -> Result<(), ExportError> {
         let WeightSlot { format, count, rows, k, stride, offset, .. } = *self.slot;
         let (rows, k) = (rows as usize, k as usize);
-        let block_bytes = row_block_bytes(format, k).ok_or_else(|| ExportError::TooLarge(self.param.into()))?;
+        let block_bytes =
+            row_block_bytes(format, k).ok_or_else(|| ExportError::TooLarge(self.param.into()))?;
         let blocks = row_blocks(rows);
         let batch = (BATCH / (ROWS * k)).max(1);
         let piece = (PIECE / (ROWS * k)).max(1);
@@ -78,10 +79,9 @@ impl Tensor<'_> {
             let start = offset + index as u64 * stride;
             for first in (0..blocks).step_by(batch) {
                 let packed = &mut packed[..batch.min(blocks - first) * block_bytes];
-                packed
-                    .par_chunks_mut(piece * block_bytes)
-                    .enumerate()
-                    .try_for_each(|(n, out)| self.pack(index, (first + n * piece) * ROWS, rows, k, block_bytes, out))?;
+                packed.par_chunks_mut(piece * block_bytes).enumerate().try_for_each(|(n, out)| {
+                    self.pack(index, (first + n * piece) * ROWS, rows, k, block_bytes, out)
+                })?;
                 let at = start + (first * block_bytes) as u64;
                 writer.write_at(at, packed)?;
                 progress(at, total);
@@ -107,8 +107,10 @@ impl Tensor<'_> {
         self.read((index * rows + row) * k, &mut values)?;
         let row_bytes = format.row_bytes(k).ok_or_else(|| ExportError::TooLarge(self.param.into()))?;
         let mut canonical = vec![0u8; count * row_bytes];
-        quantise_rows(format, &values, k, &mut canonical)
-            .map_err(|e| ExportError::Quantise { name: self.param.into(), source: e.below(index * rows + row) })?;
+        quantise_rows(format, &values, k, &mut canonical).map_err(|e| ExportError::Quantise {
+            name: self.param.into(),
+            source: e.below(index * rows + row),
+        })?;
         for (canonical, out) in canonical.chunks(ROWS * row_bytes).zip(out.chunks_exact_mut(block_bytes)) {
             pack_row_block(format, canonical.len() / row_bytes, k, canonical, out)
                 .map_err(|source| ExportError::Pack { name: self.param.into(), source })?;

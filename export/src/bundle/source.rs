@@ -23,7 +23,7 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Weights {
-    Folder(Checkpoint),
+    Folder(Box<Checkpoint>),
     Random(u64, RandomWeights),
 }
 
@@ -66,7 +66,11 @@ impl Source {
         for tensor in checkpoint.tensors() {
             fingerprint.update(format!("{} {:?} {:?}\n", tensor.name, tensor.shape, tensor.dtype).as_bytes());
         }
-        Ok(Source { config: checkpoint.config().clone(), weights: Weights::Folder(checkpoint), fingerprint })
+        Ok(Source {
+            config: checkpoint.config().clone(),
+            weights: Weights::Folder(Box::new(checkpoint)),
+            fingerprint,
+        })
     }
 
     /// Random weights in the shapes of a `config.json` (or of the one in a folder).
@@ -101,7 +105,14 @@ impl Source {
 
     /// Reads elements of a parameter of the traced module, in the checkpoint's order, from element `first` on.
     /// `k` is the number of elements in a row of its matrix.
-    pub fn read(&self, param: &str, role: WeightRole, k: usize, first: usize, out: &mut [f32]) -> Result<(), ExportError> {
+    pub fn read(
+        &self,
+        param: &str,
+        role: WeightRole,
+        k: usize,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<(), ExportError> {
         let name = canonical_name(param);
         match &self.weights {
             Weights::Folder(checkpoint) => Ok(checkpoint.read_f32_range(&name, first, out)?),

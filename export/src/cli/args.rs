@@ -148,7 +148,8 @@ impl TargetOptions {
     pub(crate) fn resolve(&self) -> Result<Options, Box<dyn std::error::Error>> {
         let target = match self.target.as_str() {
             name if name.ends_with(".ron") || name.contains(std::path::MAIN_SEPARATOR) => {
-                let text = std::fs::read_to_string(name).map_err(|e| format!("cannot read the profile {name}: {e}"))?;
+                let text = std::fs::read_to_string(name)
+                    .map_err(|e| format!("cannot read the profile {name}: {e}"))?;
                 Target::parse(&text).map_err(|e| format!("{name}: {e}"))?
             }
             name => Target::builtin(name)?,

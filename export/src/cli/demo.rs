@@ -48,7 +48,9 @@ impl Drop for Folder {
 }
 
 pub(super) fn run(args: &DemoArgs) -> Outcome {
-    output::note("The demo model has 6 M parameters and was trained on the Rust documentation for 39 minutes:");
+    output::note(
+        "The demo model has 6 M parameters and was trained on the Rust documentation for 39 minutes:",
+    );
     output::note("it shows that everything works, and it is often wrong.\n");
     let folder = Folder::unpack().map_err(|e| format!("cannot unpack the demo checkpoint: {e}"))?;
     let options = ExportOptions::new(host_target()?);

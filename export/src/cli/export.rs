@@ -65,7 +65,11 @@ fn report(exported: &Exported) {
         output::size(memory.arena),
         output::size(memory.overhead),
     ));
-    output::note(&format!("file:   {}, id {}", output::size(exported.published.length), exported.published.id.to_hex()));
+    output::note(&format!(
+        "file:   {}, id {}",
+        output::size(exported.published.length),
+        exported.published.id.to_hex()
+    ));
 }
 
 fn report_json(exported: &Exported) -> serde_json::Value {

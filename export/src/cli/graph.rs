@@ -18,7 +18,10 @@ pub(super) fn run(args: &GraphArgs) -> Outcome {
             StageArg::Fused => model.graph().text(),
             StageArg::Plan => model.plan().text(),
             StageArg::Captured | StageArg::Lowered => {
-                return Err("a bundle holds the fused graph and the plan; earlier stages come from its checkpoint".into());
+                return Err(
+                    "a bundle holds the fused graph and the plan; earlier stages come from its checkpoint"
+                        .into(),
+                );
             }
         }
     } else {

@@ -78,7 +78,9 @@ impl Report {
         let formats: BTreeMap<&str, Value> = self
             .formats
             .iter()
-            .map(|(name, s)| (*name, json!({ "tensors": s.tensors, "elements": s.elements, "bytes": s.bytes })))
+            .map(|(name, s)| {
+                (*name, json!({ "tensors": s.tensors, "elements": s.elements, "bytes": s.bytes }))
+            })
             .collect();
         let weights: Vec<Value> = model
             .plan()
@@ -125,19 +127,47 @@ impl Report {
     fn text(&self, model: &Model, out: &mut impl Write) -> std::io::Result<()> {
         let (manifest, memory) = (model.manifest(), &model.plan().memory);
         writeln!(out, "{}", model.path().display())?;
-        writeln!(out, "  model       {} ({}), {} parameters, {} active", manifest.model, manifest.arch, manifest.parameters.total, manifest.parameters.active)?;
-        writeln!(out, "  made        by lfmc {} from {}, fingerprint {}", manifest.lfmc, manifest.source.name(), manifest.fingerprint)?;
-        writeln!(out, "  for         {}: context {}, chunk {}, kv {}", model.target().name, manifest.context, manifest.chunk, manifest.kv.name())?;
+        writeln!(
+            out,
+            "  model       {} ({}), {} parameters, {} active",
+            manifest.model, manifest.arch, manifest.parameters.total, manifest.parameters.active
+        )?;
+        writeln!(
+            out,
+            "  made        by lfmc {} from {}, fingerprint {}",
+            manifest.lfmc,
+            manifest.source.name(),
+            manifest.fingerprint
+        )?;
+        writeln!(
+            out,
+            "  for         {}: context {}, chunk {}, kv {}",
+            model.target().name,
+            manifest.context,
+            manifest.chunk,
+            manifest.kv.name()
+        )?;
         writeln!(out, "  id          {}", model.id())?;
         writeln!(out, "\nmemory")?;
-        let parts = [("weights", memory.weights), ("states", memory.states), ("arena", memory.arena), ("program", memory.overhead), ("total", memory.total)];
+        let parts = [
+            ("weights", memory.weights),
+            ("states", memory.states),
+            ("arena", memory.arena),
+            ("program", memory.overhead),
+            ("total", memory.total),
+        ];
         for (name, bytes) in parts {
             writeln!(out, "  {name:<10} {:>12}", output::size(bytes))?;
         }
         writeln!(out, "\nweights")?;
         for (format, s) in &self.formats {
             let bits = 8.0 * s.bytes as f64 / s.elements.max(1) as f64;
-            writeln!(out, "  {format:<10} {:>12}  {} tensors, {bits:.2} bits a weight", output::size(s.bytes), s.tensors)?;
+            writeln!(
+                out,
+                "  {format:<10} {:>12}  {} tensors, {bits:.2} bits a weight",
+                output::size(s.bytes),
+                s.tensors
+            )?;
         }
         writeln!(out, "\noperations")?;
         for (op, count) in model.graph().histogram() {

@@ -20,7 +20,9 @@ fn escape(text: &str) -> String {
 
 /// The part of a name that its layer has in common.
 fn scope(name: &str) -> &str {
-    let is_layer = |part: &str| part.strip_prefix('l').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let is_layer = |part: &str| {
+        part.strip_prefix('l').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
     name.split('.').next().filter(|part| is_layer(part)).unwrap_or("")
 }
 

@@ -13,7 +13,11 @@ pub(super) fn run(args: &TargetsArgs) -> Outcome {
         stdout.write_all(Target::builtin(name)?.text().as_bytes())?;
         return Ok(Exit::Done);
     }
-    writeln!(stdout, "{:<20} {:<20} {:>5} {:>8} {:>8} {:>6} weights", "name", "isa", "cores", "ram", "context", "chunk")?;
+    writeln!(
+        stdout,
+        "{:<20} {:<20} {:>5} {:>8} {:>8} {:>6} weights",
+        "name", "isa", "cores", "ram", "context", "chunk"
+    )?;
     for target in Target::builtins() {
         let ram = target.ram.map_or("-".into(), |ByteSize(bytes)| ByteSize(bytes).to_string());
         writeln!(

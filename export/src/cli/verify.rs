@@ -13,7 +13,11 @@ pub(super) fn run(args: &VerifyArgs) -> Outcome {
     let model = Model::open(&args.bundle)?;
     writeln!(stdout, "ok  header, sections and their hashes")?;
     writeln!(stdout, "ok  graph: {} nodes pass the verifier", model.graph().nodes().len())?;
-    writeln!(stdout, "ok  plan: no two live buffers overlap, {} in all", output::size(model.plan().memory.total))?;
+    writeln!(
+        stdout,
+        "ok  plan: no two live buffers overlap, {} in all",
+        output::size(model.plan().memory.total)
+    )?;
     let bar = output::bytes_bar("hashing weights");
     let hashed = model.verify_weights(|done, all| {
         bar.set_length(all);

@@ -40,7 +40,7 @@ impl Lowering<'_> {
         Ok(self.emit(&Op::Linear, &[&[*x, w], bias].concat())?)
     }
 
-    /// A depthwise convolution of one batch: `x` [1, c, l], weight [c, 1, taps] (, bias [c]).
+    /// A depthwise convolution of one batch: `x` `[1, c, l]`, weight `[c, 1, taps]` (and bias `[c]`).
     pub(super) fn conv(&mut self, args: &[Value], groups: usize) -> Result<Value, Fault> {
         let [x, w, bias @ ..] = args else {
             return unsupported("it has fewer than two arguments");

@@ -205,7 +205,8 @@ pub fn optimize(graph: &Graph, options: &Options) -> Result<Optimized, PassError
 /// Runs one pass and verifies what it leaves.
 pub fn run(pass: &dyn Pass, graph: &Graph) -> Result<Outcome, PassError> {
     let name = pass.name();
-    let outcome = pass.run(graph).map_err(|source| PassError::Build { pass: name, source: Box::new(source) })?;
+    let outcome =
+        pass.run(graph).map_err(|source| PassError::Build { pass: name, source: Box::new(source) })?;
     let errors: Vec<String> = verify(&outcome.graph).iter().map(ToString::to_string).collect();
     if errors.is_empty() {
         Ok(outcome)

@@ -1,14 +1,21 @@
 //! What can be wrong with a bundle, and what can go wrong while one is written.
 
-use std::io;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use blake3::Hash;
 
 use super::kind::Kind;
 
+// The message says everything that the fields do, at a fraction of the code.
+impl fmt::Debug for BundleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Why some bytes are not a bundle that this reader accepts. Bytes count from the start of the file.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum BundleError {
     /// The first bytes are something else.
     #[error("header, byte 0: the file starts with \"{}\", a bundle starts with \"{}\"", .found.escape_ascii(), super::header::MAGIC.escape_ascii())]

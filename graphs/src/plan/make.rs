@@ -1,4 +1,4 @@
-//! The planner: sizes and lives from the graph, places from [`arena`](super::arena), sums, and the budget.
+//! The planner: sizes and lives from the graph, places from [`arena`], sums, and the budget.
 
 use super::needs::{Needs, check_graph, weight_slot};
 use super::{

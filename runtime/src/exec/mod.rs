@@ -78,13 +78,24 @@ fn matrix<'a>(weights: &'a [u8], at: &MatrixAt, index: usize) -> Result<Matrix<'
 
 impl Executor {
     /// `None` if the system does not have the memory of the arena.
-    pub(crate) fn new(program: &Program, plan: &Plan, pool: Pool, kernels: &'static dyn Kernels) -> Option<Executor> {
+    pub(crate) fn new(
+        program: &Program,
+        plan: &Plan,
+        pool: Pool,
+        kernels: &'static dyn Kernels,
+    ) -> Option<Executor> {
         let arena = Arena::new(program.arena)?;
         Some(Executor { pool, kernels, arena, head_rows: plan.head_rows as usize, routes: None })
     }
 
     /// Runs one chunk through the body. States move on by `tokens.len()` positions.
-    pub(crate) fn body(&mut self, program: &Program, weights: &[u8], states: &mut States, tokens: &[u32]) -> Result<()> {
+    pub(crate) fn body(
+        &mut self,
+        program: &Program,
+        weights: &[u8],
+        states: &mut States,
+        tokens: &[u32],
+    ) -> Result<()> {
         let call = Call { weights, tokens, past: states.past };
         for step in &program.body {
             self.step(step, call, states, tokens.len(), 0..0)?;
@@ -122,7 +133,14 @@ impl Executor {
         rest.get(program.logits.range(rows)).ok_or_else(|| fault("they lie outside the arena"))
     }
 
-    fn step(&mut self, step: &Step, call: Call<'_>, states: &mut States, rows: usize, chosen: Range<usize>) -> Result<()> {
+    fn step(
+        &mut self,
+        step: &Step,
+        call: Call<'_>,
+        states: &mut States,
+        rows: usize,
+        chosen: Range<usize>,
+    ) -> Result<()> {
         let done = match &step.kind {
             Kind::Alias => Ok(()),
             Kind::Embed { table, out } => self.embed(call, table, *out),

@@ -40,7 +40,9 @@ impl Scratch {
         if at.total > 4 * base.len() as u64 {
             return None;
         }
-        let floats = |bytes: Range<u64>| base.start + (bytes.start / 4) as usize..base.start + (bytes.end / 4) as usize;
+        let floats = |bytes: Range<u64>| {
+            base.start + (bytes.start / 4) as usize..base.start + (bytes.end / 4) as usize
+        };
         Some(Scratch {
             logits: floats(at.logits),
             ids: floats(at.ids),
@@ -96,7 +98,13 @@ impl<'a> SlotsCut<'_, 'a> {
 }
 
 impl Executor {
-    pub(super) fn moe(&mut self, call: Call<'_>, name: &str, step: &MoeStep, rows: usize) -> Result<(), &'static str> {
+    pub(super) fn moe(
+        &mut self,
+        call: Call<'_>,
+        name: &str,
+        step: &MoeStep,
+        rows: usize,
+    ) -> Result<(), &'static str> {
         let at = Scratch::new(step, rows).ok_or(NO_ROOM)?;
         self.prepare(step.x, rows)?;
         self.route(call, step, &at, rows)?;
@@ -107,16 +115,26 @@ impl Executor {
     }
 
     /// Router logits, chosen experts with their weights, slots sorted by expert.
-    fn route(&mut self, call: Call<'_>, step: &MoeStep, at: &Scratch, rows: usize) -> Result<(), &'static str> {
+    fn route(
+        &mut self,
+        call: Call<'_>,
+        step: &MoeStep,
+        at: &Scratch,
+        rows: usize,
+    ) -> Result<(), &'static str> {
         let (experts, top) = (step.gate.count, step.top_k);
         let floats = Operand { rows: step.x.rows, panels: None };
         let logits = Rows { start: at.logits.start, width: experts };
         self.linear(call, floats, &step.router, None, None, logits, rows)?;
         let bias = step.bias.map(|bias| vector(call.weights, &bias)).transpose()?;
-        let written = [at.logits.clone(), at.ids.clone(), at.weights.clone(), at.order.clone(), at.starts.clone()];
+        let written =
+            [at.logits.clone(), at.ids.clone(), at.weights.clone(), at.order.clone(), at.starts.clone()];
         let ([logits, ids, weights, order, starts], _) = self.arena.split(written).ok_or(OVERLAP)?;
-        let (ids, order, starts): (&mut [u32], &mut [u32], &mut [u32]) =
-            (bytemuck::cast_slice_mut(ids), bytemuck::cast_slice_mut(order), bytemuck::cast_slice_mut(starts));
+        let (ids, order, starts): (&mut [u32], &mut [u32], &mut [u32]) = (
+            bytemuck::cast_slice_mut(ids),
+            bytemuck::cast_slice_mut(order),
+            bytemuck::cast_slice_mut(starts),
+        );
         // The buffers of order and weights serve as room for one token's scores first.
         let mut scores = [0.0f32; MAX_EXPERTS];
         let mut biased = [0.0f32; MAX_EXPERTS];
@@ -232,7 +250,13 @@ impl Executor {
     }
 
     /// `silu(gate) * up` of every slot, then its int8 form.
-    fn experts_in(&mut self, call: Call<'_>, step: &MoeStep, at: &Scratch, rows: usize) -> Result<(), &'static str> {
+    fn experts_in(
+        &mut self,
+        call: Call<'_>,
+        step: &MoeStep,
+        at: &Scratch,
+        rows: usize,
+    ) -> Result<(), &'static str> {
         let inner = step.down.k;
         let total = rows * step.top_k;
         let hidden = Rows { start: at.hidden.start, width: inner };
@@ -248,7 +272,9 @@ impl Executor {
             |index| cut.next(index),
             |(blocks, mut cols)| {
                 for (expert, chosen) in slots.used() {
-                    let matrices = matrix(call.weights, &step.gate, expert).ok().zip(matrix(call.weights, &step.up, expert).ok());
+                    let matrices = matrix(call.weights, &step.gate, expert)
+                        .ok()
+                        .zip(matrix(call.weights, &step.up, expert).ok());
                     // Both stacks lie inside the weights: the plan's verifier has seen that.
                     let Some((gate, up)) = matrices else { continue };
                     let (mut mine, others) = cols.split_tokens(chosen.len());
@@ -288,7 +314,13 @@ impl Executor {
     }
 
     /// The down projections, and each token's sum over its experts.
-    fn experts_out(&mut self, call: Call<'_>, step: &MoeStep, at: &Scratch, rows: usize) -> Result<(), &'static str> {
+    fn experts_out(
+        &mut self,
+        call: Call<'_>,
+        step: &MoeStep,
+        at: &Scratch,
+        rows: usize,
+    ) -> Result<(), &'static str> {
         let (width, top, inner) = (step.out.width, step.top_k, step.down.k);
         let total = rows * top;
         let shape = matrix(call.weights, &step.down, 0)?;
@@ -299,7 +331,10 @@ impl Executor {
         let weights = rest.get(at.weights.clone()).ok_or(OVERLAP)?;
         let residual = step.residual.map(|at| rest.get(at.range(rows)).ok_or(OVERLAP)).transpose()?;
         let hidden = match step.x.panels {
-            Some(_) => Source::Panels { words: bytemuck::cast_slice(rest.get(at.hidden_panels.clone()).ok_or(OVERLAP)?), k: inner },
+            Some(_) => Source::Panels {
+                words: bytemuck::cast_slice(rest.get(at.hidden_panels.clone()).ok_or(OVERLAP)?),
+                k: inner,
+            },
             None => Source::Rows { floats: rest.get(at.hidden.clone()).ok_or(OVERLAP)?, k: inner },
         };
         let kernels = self.kernels;
@@ -379,7 +414,10 @@ impl<'a> Source<'a> {
     }
 }
 
-fn slots<'a, const N: usize>(rest: &super::arena::Rest<'a, N>, at: &Scratch) -> Result<Slots<'a>, &'static str> {
+fn slots<'a, const N: usize>(
+    rest: &super::arena::Rest<'a, N>,
+    at: &Scratch,
+) -> Result<Slots<'a>, &'static str> {
     Ok(Slots {
         order: bytemuck::cast_slice(rest.get(at.order.clone()).ok_or(OVERLAP)?),
         starts: bytemuck::cast_slice(rest.get(at.starts.clone()).ok_or(OVERLAP)?),

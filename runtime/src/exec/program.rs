@@ -64,17 +64,58 @@ pub(crate) struct VectorAt {
 pub(crate) enum Kind {
     /// Nothing happens: the result is the argument's bytes.
     Alias,
-    Embed { table: MatrixAt, out: Rows },
-    Norm { x: Rows, weight: VectorAt, eps: f32, out: Rows },
-    RopeTable { inv_freq: Vec<f32>, cos: Rows, sin: Rows },
-    Rope { x: Rows, cos: Rows, sin: Rows, out: Rows },
-    Linear { x: Operand, w: MatrixAt, bias: Option<VectorAt>, residual: Option<Rows>, out: Rows },
-    SwiGlu { x: Operand, gate: MatrixAt, up: MatrixAt, out: Rows },
-    ConvGate { bcx: Rows, kernel: MatrixAt, bias: Option<VectorAt>, state: usize, out: Rows },
+    Embed {
+        table: MatrixAt,
+        out: Rows,
+    },
+    Norm {
+        x: Rows,
+        weight: VectorAt,
+        eps: f32,
+        out: Rows,
+    },
+    RopeTable {
+        inv_freq: Vec<f32>,
+        cos: Rows,
+        sin: Rows,
+    },
+    Rope {
+        x: Rows,
+        cos: Rows,
+        sin: Rows,
+        out: Rows,
+    },
+    Linear {
+        x: Operand,
+        w: MatrixAt,
+        bias: Option<VectorAt>,
+        residual: Option<Rows>,
+        out: Rows,
+    },
+    SwiGlu {
+        x: Operand,
+        gate: MatrixAt,
+        up: MatrixAt,
+        out: Rows,
+    },
+    ConvGate {
+        bcx: Rows,
+        kernel: MatrixAt,
+        bias: Option<VectorAt>,
+        state: usize,
+        out: Rows,
+    },
     Attention(AttentionStep),
     Moe(MoeStep),
-    Add { a: Rows, b: Rows, out: Rows },
-    LastRow { x: Rows, out: Rows },
+    Add {
+        a: Rows,
+        b: Rows,
+        out: Rows,
+    },
+    LastRow {
+        x: Rows,
+        out: Rows,
+    },
 }
 
 /// The operands of an attention.
@@ -160,7 +201,8 @@ type Fault = (String, &'static str);
 /// # Errors
 /// Node and reason, when they are not what the verifiers promise.
 pub(crate) fn compile(graph: &Graph, plan: &Plan) -> Result<Program, Fault> {
-    let places = Places::new(graph, plan).map_err(|_| ("the plan".to_string(), "it is that of another graph"))?;
+    let places =
+        Places::new(graph, plan).map_err(|_| ("the plan".to_string(), "it is that of another graph"))?;
     let mut compiler = Compiler { graph, plan, places, quantised: BTreeSet::new() };
     let tail_nodes = graph.tail();
     let (mut body, mut tail) = (Vec::new(), Vec::new());
@@ -173,7 +215,8 @@ pub(crate) fn compile(graph: &Graph, plan: &Plan) -> Result<Program, Fault> {
     let logits = *graph.outputs().first().ok_or(outputs("there are none"))?;
     let logits = compiler.rows(logits).map_err(outputs)?;
     let states = compiler.states().map_err(|what| ("the states".to_string(), what))?;
-    let arena = usize::try_from(plan.memory.arena / 4).map_err(|_| outputs("an arena that this machine can address"))?;
+    let arena = usize::try_from(plan.memory.arena / 4)
+        .map_err(|_| outputs("an arena that this machine can address"))?;
     let tables = body.iter().filter_map(|step| match &step.kind {
         Kind::Embed { table, .. } => Some(table.rows),
         _ => None,
@@ -283,7 +326,8 @@ impl<'a> Compiler<'a> {
                 out: out(0)?,
             },
             Op::Attention { scale, window } => {
-                let sizes = |v: Value| self.graph.ty(v).map(|t| t.shape.clone()).ok_or("a value without a type");
+                let sizes =
+                    |v: Value| self.graph.ty(v).map(|t| t.shape.clone()).ok_or("a value without a type");
                 let (q, k) = (sizes(a[0])?, sizes(a[1])?);
                 Kind::Attention(AttentionStep {
                     q: self.rows(a[0])?,
@@ -301,9 +345,12 @@ impl<'a> Compiler<'a> {
             }
             Op::Moe { top_k, renorm, scale, bias, residual } => {
                 let first = 2 + *bias as usize;
-                let (gate, up, down) = (self.matrix(a[first])?, self.matrix(a[first + 1])?, self.matrix(a[first + 2])?);
+                let (gate, up, down) =
+                    (self.matrix(a[first])?, self.matrix(a[first + 1])?, self.matrix(a[first + 2])?);
                 if gate.format != up.format || gate.format.is_quantised() != down.format.is_quantised() {
-                    return Err("experts of which some are quantised and some not, or gate and up in different formats");
+                    return Err(
+                        "experts of which some are quantised and some not, or gate and up in different formats",
+                    );
                 }
                 let router = self.matrix(a[1])?;
                 if gate.count > super::moe::MAX_EXPERTS {
@@ -358,7 +405,8 @@ impl<'a> Compiler<'a> {
 
     fn states(&self) -> Result<Vec<StateShape>, &'static str> {
         let shape = |state: &lfm_graphs::State| {
-            let size = |i: usize| state.ty.shape.get(i).map(|d| d.base as usize).ok_or("a state with too few axes");
+            let size =
+                |i: usize| state.ty.shape.get(i).map(|d| d.base as usize).ok_or("a state with too few axes");
             Ok(match state.update {
                 Update::Append { .. } => {
                     StateShape::Cache { kv: size(0)?, dim: size(2)?, half: state.ty.dtype == DType::F16 }

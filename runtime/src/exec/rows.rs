@@ -84,7 +84,8 @@ impl Executor {
         sin: Rows,
         rows: usize,
     ) -> Result<(), &'static str> {
-        let ([cos_rows, sin_rows], _) = self.arena.split([cos.range(rows), sin.range(rows)]).ok_or(OVERLAP)?;
+        let ([cos_rows, sin_rows], _) =
+            self.arena.split([cos.range(rows), sin.range(rows)]).ok_or(OVERLAP)?;
         let width = inv_freq.len();
         for (row, (cos, sin)) in
             cos_rows.chunks_exact_mut(width).zip(sin_rows.chunks_exact_mut(width)).enumerate()
@@ -97,7 +98,14 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn rope(&mut self, x: Rows, cos: Rows, sin: Rows, out: Rows, rows: usize) -> Result<(), &'static str> {
+    pub(super) fn rope(
+        &mut self,
+        x: Rows,
+        cos: Rows,
+        sin: Rows,
+        out: Rows,
+        rows: usize,
+    ) -> Result<(), &'static str> {
         let threads = self.row_threads(rows);
         let ([out_rows], rest) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
         let read = |at: Rows| rest.get(at.range(rows)).ok_or(OVERLAP);
@@ -126,7 +134,12 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn choose_rows(&mut self, x: Rows, out: Rows, chosen: Range<usize>) -> Result<(), &'static str> {
+    pub(super) fn choose_rows(
+        &mut self,
+        x: Rows,
+        out: Rows,
+        chosen: Range<usize>,
+    ) -> Result<(), &'static str> {
         let ([out], rest) = self.arena.split([out.range(chosen.len())]).ok_or(OVERLAP)?;
         let start = x.start + chosen.start * x.width;
         out.copy_from_slice(rest.get(start..start + chosen.len() * x.width).ok_or(OVERLAP)?);

@@ -31,9 +31,7 @@ impl States {
             .map(|shape| {
                 // Zeroed memory comes from the system as it is touched: an unused context costs nothing.
                 Some(match *shape {
-                    StateShape::Cache { kv, dim, half: true } => {
-                        Content::Half(zeroed([kv, context, dim])?)
-                    }
+                    StateShape::Cache { kv, dim, half: true } => Content::Half(zeroed([kv, context, dim])?),
                     StateShape::Cache { kv, dim, half: false } => {
                         Content::Single(zeroed([kv, context, dim])?)
                     }

@@ -76,7 +76,11 @@ impl Model {
             return Err(faults("plan", errors.iter().take(FAULTS).map(ToString::to_string).collect()));
         }
         if plan.memory.weights != bundle.weights().len() as u64 {
-            let found = format!("the plan places {} bytes of weights, the section has {}", plan.memory.weights, bundle.weights().len());
+            let found = format!(
+                "the plan places {} bytes of weights, the section has {}",
+                plan.memory.weights,
+                bundle.weights().len()
+            );
             return Err(faults("weights", vec![found]));
         }
         let text = bundle.text(Kind::Target).map_err(unsound)?;
@@ -173,7 +177,9 @@ impl Model {
     /// When they differ.
     pub fn verify_weights(&self, progress: impl FnMut(u64, u64)) -> Result<()> {
         let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
-        Bundle::parse(&self.inner.map).and_then(|bundle| bundle.verify_weights_with(progress)).map_err(unsound)
+        Bundle::parse(&self.inner.map)
+            .and_then(|bundle| bundle.verify_weights_with(progress))
+            .map_err(unsound)
     }
 
     pub(crate) fn program(&self) -> &Program {

@@ -7,9 +7,7 @@ mod filter;
 mod rng;
 mod sampler;
 mod settings;
-mod stop;
 
 pub use rng::Rng;
 pub use sampler::Sampler;
 pub use settings::{SampleError, Settings};
-pub use stop::Stop;

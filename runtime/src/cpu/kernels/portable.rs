@@ -167,7 +167,7 @@ impl Lanes for Portable {
     type V = [f32; 16];
 
     const DENSE_TOKENS: usize = 8;
-    const ACCUMULATORS: usize = 4;
+    const ACCUMULATORS: usize = 1;
     const HEADS: usize = 1;
 
     fn splat(self, x: f32) -> [f32; 16] {

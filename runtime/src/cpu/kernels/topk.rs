@@ -1,5 +1,7 @@
 //! The router's choice: the largest scores.
 
+use crate::few;
+
 /// The indices of the `chosen.len()` largest of `scores`, in ascending index; of equal scores the lower index wins.
 ///
 /// NaN counts as smaller than everything.
@@ -22,7 +24,7 @@ pub fn top_k(scores: &[f32], chosen: &mut [u32]) {
             chosen[place] = i;
         }
     }
-    chosen.sort_unstable();
+    few::sort(chosen, |a, b| a < b);
 }
 
 #[cfg(test)]
