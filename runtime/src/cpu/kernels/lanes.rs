@@ -54,7 +54,7 @@ pub(super) trait Lanes: Copy {
     fn highest(self, v: Self::V) -> f32;
     /// The sum of the lanes, by the tree.
     fn sum(self, v: Self::V) -> f32;
-    /// Lane j: the sum of v[j], by the tree.
+    /// Lane j: the sum of `v[j]`, by the tree.
     fn sums(self, v: &[Self::V; 16]) -> Self::V;
 }
 

@@ -154,7 +154,7 @@ impl X86V3 {
         self.first(self.add4(v, self.swap_lanes4(v)))
     }
 
-    /// Lane j: the sum of v[j] by [`X86V3::sum8`]'s tree.
+    /// Lane j: the sum of `v[j]` by [`X86V3::sum8`]'s tree.
     #[inline(always)]
     fn sums8(self, v: &[__m256; 8]) -> __m256 {
         // Each step adds the halves of what is left of two vectors: 4 + 4, 2 + 2, 1 + 1. Vectors j and j + 4 meet
