@@ -10,11 +10,13 @@
 //! | [`lower`] | burn's operations → core operations |
 //! | [`passes`] | rewrites, one a file, verified after each |
 //! | [`graph`] | configuration → graph at any stage, with the number of fusions asserted |
+//! | [`gguf`] | GGUF files as a source, block by block |
 //! | [`quantize`] | f32 rows → canonical rows of a format; recipes; random weights |
 //! | [`bundle`] | source → bundle file |
 
 pub mod bundle;
 pub mod capture;
+pub mod gguf;
 pub mod graph;
 pub mod lower;
 pub mod passes;

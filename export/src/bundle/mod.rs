@@ -24,6 +24,7 @@ use lfm_runtime::text::{TextConfig, TextError};
 pub use roles::roles;
 pub use source::{Source, TextFiles, config_path};
 
+use crate::gguf::GgufError;
 use crate::graph::{GraphError, Stage, graph_from_config};
 use crate::quantize::QuantiseError;
 use crate::quantize::recipe::{Recipe, UnknownRecipe};
@@ -77,6 +78,14 @@ pub enum ExportError {
     /// The checkpoint is not sound.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The GGUF file is not sound.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// Formats were asked for where the source has them already.
+    #[error(
+        "cannot export with weights in {0}: a GGUF file decides on its formats; export it without --weights"
+    )]
+    Formats(Recipe),
     /// The model could not be compiled to a graph.
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -161,9 +170,11 @@ pub struct Exported {
 
 /// The graph that a source and options give, and its plan, without touching a weight.
 pub fn compile(source: &Source, options: &Options) -> Result<(Graph, Plan, Recipe, KvType), ExportError> {
-    let recipe = match options.recipe {
-        Some(recipe) => recipe,
-        None => options.target.weights.parse()?,
+    let recipe = match (options.recipe, source.dominating()) {
+        (Some(recipe), Some(_)) => return Err(ExportError::Formats(recipe)),
+        (None, Some(dominating)) => Recipe::new(dominating),
+        (Some(recipe), None) => recipe,
+        (None, None) => options.target.weights.parse()?,
     };
     let kv = match options.kv.unwrap_or(options.target.kv) {
         Kv::F16 => KvType::F16,
@@ -175,8 +186,9 @@ pub fn compile(source: &Source, options: &Options) -> Result<(Graph, Plan, Recip
     let graph = graph_from_config(source.config(), Stage::Fused, kv)?;
     let roles = roles(&graph);
     let graph = graph.with_storage(|graph, id| {
-        let k = graph.weights()[id].ty.last().and_then(|d| d.as_fixed()).unwrap_or(1);
-        recipe.format_for(roles[id.index()], k as usize)
+        let (weight, role) = (&graph.weights()[id], roles[id.index()]);
+        let k = weight.ty.last().and_then(|d| d.as_fixed()).unwrap_or(1);
+        source.stored_format(&weight.param, role).unwrap_or_else(|| recipe.format_for(role, k as usize))
     });
     let text = source.text()?;
     let positions = u32::try_from(source.config().max_positions).unwrap_or(u32::MAX);

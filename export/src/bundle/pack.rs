@@ -1,5 +1,5 @@
-//! Weights, from source to bundle: read, quantised and packed some rows at a time, so that memory does not grow
-//! with the model.
+//! Weights, from source to bundle: read, quantised unless the source has them in blocks, and packed some rows at a
+//! time, so that memory does not grow with the model.
 
 use lfm_graphs::Graph;
 use lfm_graphs::bundle::WeightsWriter;
@@ -103,14 +103,15 @@ impl Tensor<'_> {
     ) -> Result<(), ExportError> {
         let format = self.slot.format;
         let count = (out.len() / block_bytes * ROWS).min(rows - row);
-        let mut values = vec![0.0; count * k];
-        self.read((index * rows + row) * k, &mut values)?;
         let row_bytes = format.row_bytes(k).ok_or_else(|| ExportError::TooLarge(self.param.into()))?;
         let mut canonical = vec![0u8; count * row_bytes];
-        quantise_rows(format, &values, k, &mut canonical).map_err(|e| ExportError::Quantise {
-            name: self.param.into(),
-            source: e.below(index * rows + row),
-        })?;
+        let first = index * rows + row;
+        if !self.source.read_rows(self.param, self.role, k, first, &mut canonical)? {
+            let mut values = vec![0.0; count * k];
+            self.read(first * k, &mut values)?;
+            quantise_rows(format, &values, k, &mut canonical)
+                .map_err(|e| ExportError::Quantise { name: self.param.into(), source: e.below(first) })?;
+        }
         for (canonical, out) in canonical.chunks(ROWS * row_bytes).zip(out.chunks_exact_mut(block_bytes)) {
             pack_row_block(format, canonical.len() / row_bytes, k, canonical, out)
                 .map_err(|source| ExportError::Pack { name: self.param.into(), source })?;

@@ -1,12 +1,15 @@
-//! Where weights come from: a checkpoint folder, or seeded random numbers in the shapes of a configuration.
+//! Where weights come from: a checkpoint folder, a GGUF file, or seeded random numbers in the shapes of a
+//! configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lfm_graphs::bundle;
+use lfm_graphs::weights::Format;
 use lfm_model::{Checkpoint, Config, canonical_name};
 
 use super::ExportError;
+use crate::gguf::{Gguf, Type};
 use crate::quantize::random::{Distribution, RandomWeights};
 use crate::quantize::recipe::WeightRole;
 
@@ -24,11 +27,12 @@ pub struct Source {
 #[derive(Debug)]
 enum Weights {
     Folder(Box<Checkpoint>),
+    Gguf(Box<Gguf>),
     Random(u64, RandomWeights),
 }
 
 /// The text side of a checkpoint, byte for byte.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TextFiles {
     /// `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
@@ -50,6 +54,27 @@ pub fn config_path(path: &Path) -> PathBuf {
 }
 
 impl Source {
+    /// Opens a checkpoint folder or a GGUF file.
+    ///
+    /// # Errors
+    /// When the path is neither, or what is there is not one LFM2 model.
+    pub fn open(path: &Path) -> Result<Source, ExportError> {
+        if Gguf::is(path) { Source::gguf(path) } else { Source::folder(path) }
+    }
+
+    /// Opens a GGUF file.
+    ///
+    /// # Errors
+    /// When what it holds is not one LFM2 model in types that are read.
+    pub fn gguf(path: &Path) -> Result<Source, ExportError> {
+        let gguf = Gguf::open(path)?;
+        Ok(Source {
+            config: gguf.config().clone(),
+            fingerprint: gguf.fingerprint().clone(),
+            weights: Weights::Gguf(Box::new(gguf)),
+        })
+    }
+
     /// Opens a checkpoint folder.
     ///
     /// # Errors
@@ -58,7 +83,8 @@ impl Source {
         if !path.is_dir() {
             return Err(ExportError::Source {
                 path: path.to_path_buf(),
-                expected: "a folder with config.json and *.safetensors, or with --random-weights a config.json",
+                expected: "a folder with config.json and *.safetensors, a GGUF file, or with --random-weights a \
+                           config.json",
             });
         }
         let checkpoint = Checkpoint::open(path)?;
@@ -94,6 +120,7 @@ impl Source {
     pub fn kind(&self) -> bundle::Source {
         match self.weights {
             Weights::Folder(_) => bundle::Source::Hf,
+            Weights::Gguf(_) => bundle::Source::Gguf,
             Weights::Random(seed, _) => bundle::Source::Random { seed },
         }
     }
@@ -101,6 +128,46 @@ impl Source {
     /// Hash of the configuration and the table of tensors, in hex. It does not depend on where the source lies.
     pub fn fingerprint(&self) -> String {
         self.fingerprint.finalize().to_hex().to_string()
+    }
+
+    /// The format of most matrices, where the source decides on the formats.
+    pub fn dominating(&self) -> Option<Format> {
+        match &self.weights {
+            Weights::Gguf(gguf) => Some(gguf.dominating()),
+            Weights::Folder(_) | Weights::Random(..) => None,
+        }
+    }
+
+    /// The format in which the source holds a weight of this use, where the source decides. Only what a recipe
+    /// may quantise keeps its format.
+    pub(super) fn stored_format(&self, param: &str, role: WeightRole) -> Option<Format> {
+        let Weights::Gguf(gguf) = &self.weights else { return None };
+        match role {
+            WeightRole::Embedding | WeightRole::Matrix | WeightRole::Expert => {
+                gguf.tensor_type(&canonical_name(param)).map(Type::format)
+            }
+            WeightRole::Router | WeightRole::ConvKernel | WeightRole::Vector => Some(Format::F32),
+        }
+    }
+
+    /// Reads whole canonical rows of a parameter in its stored format, from `row` on (counted through a stack); false
+    /// where the source has none and they are to be made from elements.
+    pub(super) fn read_rows(
+        &self,
+        param: &str,
+        role: WeightRole,
+        k: usize,
+        row: usize,
+        out: &mut [u8],
+    ) -> Result<bool, ExportError> {
+        let Weights::Gguf(gguf) = &self.weights else { return Ok(false) };
+        match role {
+            WeightRole::Embedding | WeightRole::Matrix | WeightRole::Expert => {
+                gguf.read_rows(&canonical_name(param), k, row, out)?;
+                Ok(true)
+            }
+            WeightRole::Router | WeightRole::ConvKernel | WeightRole::Vector => Ok(false),
+        }
     }
 
     /// Reads elements of a parameter of the traced module, in the checkpoint's order, from element `first` on.
@@ -116,6 +183,7 @@ impl Source {
         let name = canonical_name(param);
         match &self.weights {
             Weights::Folder(checkpoint) => Ok(checkpoint.read_f32_range(&name, first, out)?),
+            Weights::Gguf(gguf) => Ok(gguf.read_f32(&name, first, out)?),
             Weights::Random(_, random) => {
                 random.fill(&name, Distribution::of(role, &name, k), first as u64, out);
                 Ok(())
@@ -125,7 +193,11 @@ impl Source {
 
     /// The files of the text side; none for random weights.
     pub fn text(&self) -> Result<TextFiles, ExportError> {
-        let Weights::Folder(checkpoint) = &self.weights else { return Ok(TextFiles::default()) };
+        let checkpoint = match &self.weights {
+            Weights::Folder(checkpoint) => checkpoint,
+            Weights::Gguf(gguf) => return Ok(gguf.text().clone()),
+            Weights::Random(..) => return Ok(TextFiles::default()),
+        };
         let folder = checkpoint.path();
         let optional = |names: &[&str]| {
             let found = names.iter().map(|name| folder.join(name)).find(|path| path.exists());

@@ -48,7 +48,7 @@ pub(crate) struct TargetOptions {
     /// Device profile: a name (see `lfmc targets`) or a RON file.
     #[arg(long, value_name = "NAME|FILE", default_value = "portable")]
     pub(crate) target: String,
-    /// Weight format: q4_0, q8_0, q6_k, f16 or f32. Default: the profile's.
+    /// Weight format: q4_0, q8_0, q6_k, f16 or f32. Default: the profile's. A GGUF file has its own.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) weights: Option<String>,
     /// Most positions of a conversation. Default: the profile's, up to the model's.
@@ -73,7 +73,7 @@ pub(crate) enum KvArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Checkpoint folder; with --random-weights a config.json.
+    /// Checkpoint folder or GGUF file; with --random-weights a config.json.
     pub(crate) source: PathBuf,
     /// The bundle to write.
     #[arg(short, long, value_name = "FILE.lfmb")]
@@ -90,7 +90,7 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct GraphArgs {
-    /// Checkpoint folder, config.json, or bundle.
+    /// Checkpoint folder, GGUF file, config.json, or bundle.
     pub(crate) source: PathBuf,
     /// Which text.
     #[arg(long, value_enum, default_value = "fused")]

@@ -14,7 +14,7 @@ pub(super) fn run(args: &ExportArgs) -> Outcome {
     let options = args.target.resolve()?;
     let source = match args.random_weights {
         Some(seed) => Source::random(&args.source, seed)?,
-        None => Source::folder(&args.source)?,
+        None => Source::open(&args.source)?,
     };
     let exported = with_progress(&source, &options, &args.output)?;
     if args.json {

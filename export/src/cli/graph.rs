@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use lfm_export::bundle::{Source, compile, config_path};
+use lfm_export::bundle::{Source, compile};
+use lfm_export::gguf::Gguf;
 use lfm_export::graph::{Stage, captured_text, graph_from_config};
 use lfm_graphs::bundle::KvType;
-use lfm_model::Config;
 use lfm_runtime::Model;
 
 use super::args::{GraphArgs, StageArg};
@@ -25,13 +25,17 @@ pub(super) fn run(args: &GraphArgs) -> Outcome {
             }
         }
     } else {
-        let config = Config::from_file(&config_path(&args.source))?;
+        // No stage looks at a weight, so where a configuration is all there is, any seed will do.
+        let source = if Gguf::is(&args.source) {
+            Source::gguf(&args.source)?
+        } else {
+            Source::random(&args.source, 0)?
+        };
+        let config = source.config();
         match args.stage {
-            StageArg::Captured => captured_text(&config)?,
-            StageArg::Lowered => graph_from_config(&config, Stage::Lowered, KvType::F32)?.text(),
+            StageArg::Captured => captured_text(config)?,
+            StageArg::Lowered => graph_from_config(config, Stage::Lowered, KvType::F32)?.text(),
             StageArg::Fused | StageArg::Plan => {
-                // Neither looks at a weight, so any seed will do.
-                let source = Source::random(&args.source, 0)?;
                 let mut options = args.target.resolve()?;
                 options.target.ram = None;
                 let (graph, plan, _, _) = compile(&source, &options)?;

@@ -1,6 +1,8 @@
 //! Seeded parameters, runs of the interpreter, and comparison, for all tests of this crate.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod gguf;
+
 use std::path::PathBuf;
 
 use lfm_export::passes::{Pass, run};

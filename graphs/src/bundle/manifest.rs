@@ -44,6 +44,8 @@ pub struct Manifest {
 pub enum Source {
     /// A Hugging Face folder.
     Hf,
+    /// A GGUF file.
+    Gguf,
     /// Seeded random numbers in the shapes of a config.
     Random {
         /// The seed.
@@ -56,6 +58,7 @@ impl Source {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hf => "hf",
+            Self::Gguf => "gguf",
             Self::Random { seed: _ } => "random",
         }
     }
@@ -172,7 +175,9 @@ mod tests {
         let mut other = manifest();
         other.source = Source::Hf;
         other.kv = KvType::F32;
-        for manifest in [manifest(), other] {
+        let mut gguf = manifest();
+        gguf.source = Source::Gguf;
+        for manifest in [manifest(), other, gguf] {
             let text = manifest.to_ron();
             assert_eq!(Manifest::parse(&text, 0).unwrap(), manifest);
             assert_eq!(Manifest::parse(&text, 0).unwrap().to_ron(), text);
