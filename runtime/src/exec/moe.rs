@@ -5,6 +5,7 @@
 //! takes the same path and gets the same bits.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lfm_graphs::plan::MoeScratch;
 
@@ -16,6 +17,7 @@ use crate::cpu::pool::part;
 use crate::few;
 
 const OVERLAP: &str = "two values that are alive at once overlap";
+const NO_EXPERT: &str = "an expert outside the weights";
 const NO_ROOM: &str = "scratch that is too small";
 
 /// Where the scratch of one call lies in the arena, in floats.
@@ -267,22 +269,24 @@ impl Executor {
         let source = Source::new(&rest, step.x, &step.gate, at, rows)?;
         let kernels = self.kernels;
         let mut cut = ColsCut::new(&shape, Cols::new(out, total, inner), threads);
+        let missing = AtomicBool::new(false);
         self.pool.each(
             threads,
             |index| cut.next(index),
             |(blocks, mut cols)| {
                 for (expert, chosen) in slots.used() {
-                    let matrices = matrix(call.weights, &step.gate, expert)
-                        .ok()
-                        .zip(matrix(call.weights, &step.up, expert).ok());
-                    // Both stacks lie inside the weights: the plan's verifier has seen that.
-                    let Some((gate, up)) = matrices else { continue };
+                    let pair =
+                        (matrix(call.weights, &step.gate, expert), matrix(call.weights, &step.up, expert));
+                    let (Ok(gate), Ok(up)) = pair else { return missing.store(true, Ordering::Relaxed) };
                     let (mut mine, others) = cols.split_tokens(chosen.len());
                     gated(kernels, [&gate, &up], blocks.clone(), source.of(chosen), &mut mine);
                     cols = others;
                 }
             },
         );
+        if missing.into_inner() {
+            return Err(NO_EXPERT);
+        }
         if step.x.panels.is_some() {
             self.quantize_hidden(step, at, rows)?;
         }
@@ -340,6 +344,7 @@ impl Executor {
         let kernels = self.kernels;
         let mut cut_y = ColsCut::new(&shape, Cols::new(y, total, width), threads);
         let mut cut = ColsCut::new(&shape, Cols::new(out, rows, width), threads);
+        let missing = AtomicBool::new(false);
         self.pool.each(
             threads,
             |index| Some((cut_y.next(index)?, cut.next(index)?.1)),
@@ -350,7 +355,9 @@ impl Executor {
                     out.row_mut(row).fill(0.0);
                 }
                 for (expert, chosen) in slots.used() {
-                    let Ok(down) = matrix(call.weights, &step.down, expert) else { continue };
+                    let Ok(down) = matrix(call.weights, &step.down, expert) else {
+                        return missing.store(true, Ordering::Relaxed);
+                    };
                     let (mut mine, others) = rest.split_tokens(chosen.len());
                     kernels.matmul(&down, blocks.clone(), hidden.of(chosen.clone()), &mut mine);
                     // Experts ascend, so every token's sum does.
@@ -368,7 +375,7 @@ impl Executor {
                 }
             },
         );
-        Ok(())
+        if missing.into_inner() { Err(NO_EXPERT) } else { Ok(()) }
     }
 }
 
