@@ -2,50 +2,29 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::alloc::System;
 
 use common::{FORMATS, Recipe};
 use lfm_graphs::testing::Tiny;
 use lfm_runtime::sample::{Sampler, Settings};
 use lfm_runtime::{Generation, Limits, Model, Options};
-
-/// Allocations of all threads so far.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-#[allow(unsafe_code, reason = "an allocator can only be made by unsafe code")]
-// SAFETY: every call is handed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// Allocations of all threads so far.
 fn allocations() -> usize {
-    COUNT.load(Ordering::Relaxed)
+    let stats = ALLOCATOR.stats();
+    stats.allocations + stats.reallocations
 }
 
 /// One test: another one on another thread would be counted too.
 #[test]
 fn decoding_does_not_allocate() {
+    let before = allocations();
+    drop(std::hint::black_box(vec![0u8; 100]));
+    assert_eq!(allocations() - before, 1, "allocations are counted");
     for format in FORMATS {
         for threads in [1, 2] {
             let made = Recipe::new(Tiny::moe(), format).make();
