@@ -29,9 +29,39 @@ test:
 test-all:
     REQUIRE_ISA="${REQUIRE_ISA:-x86-64-v3,x86-64-avx512vnni}" INSTA_UPDATE=no cargo test --workspace
 
+# Shaders and sessions on a GPU, failing where there is none; software Vulkan will do (mesa-vulkan-drivers).
+test-gpu:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export REQUIRE_GPU=1 XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
+    cargo test --locked -p lfm-runtime --features wgpu --lib gpu::
+    cargo test --locked -p lfm-runtime --features wgpu --test gpu
+
+# Lints of what only the GPU backend compiles.
+clippy-gpu:
+    cargo clippy --locked -p lfm-runtime --features wgpu --all-targets -- -D warnings
+
+# Size of the device program with the GPU backend: at most 12 MB.
+size-gpu:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --locked --profile dist -p lfm-runtime --bin lfm-run --features wgpu
+    bytes=$(stat -c %s target/dist/lfm-run)
+    echo "lfm-run with wgpu: $bytes bytes, at most 12000000"
+    if [ "$bytes" -gt 12000000 ]; then echo "error: lfm-run with wgpu is too large" >&2; exit 1; fi
+
 # The demo: export the demo checkpoint and let it answer.
 demo *ARGS:
     cargo run --release --bin lfmc -- demo {{ARGS}}
+
+# Speed of each kernel: `just bench`, `just bench matvec/q4_0`. Reports in target/criterion.
+bench *FILTER:
+    cargo bench --locked -p lfm-runtime --bench kernels -- {{FILTER}}
+
+# Our speed and llama.cpp's on one GGUF file, measured alternately (tests/peer; needs `pip install llama-cpp-python`).
+bench-peer FILE *ARGS:
+    cargo build --locked --release --bin lfmc --bin lfm-run
+    "${PYTHON:-python3}" tests/peer/bench_peer.py {{quote(FILE)}} {{ARGS}}
 
 # Accept changed snapshots and golden graphs; review the diff like code.
 bless:

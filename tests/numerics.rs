@@ -11,7 +11,7 @@ const SHAPES: [&str; 7] =
 
 fn digest(model: &Model, tokens: &[u32], threads: usize, isa: &str, chunk: usize) -> String {
     let options =
-        Options { threads: Some(threads), isa: Some(isa.into()), chunk: Some(chunk), context: None };
+        Options { threads: Some(threads), isa: Some(isa.into()), chunk: Some(chunk), ..Options::default() };
     let mut session = model.session(&options).unwrap();
     let mut digest = LogitsDigest::new();
     session

@@ -13,9 +13,11 @@
 //! | [`gguf`] | GGUF files as a source, block by block |
 //! | [`quantize`] | f32 rows → canonical rows of a format; recipes; random weights |
 //! | [`bundle`] | source → bundle file |
+//! | [`mod@diff`] | what two bundles or graphs have not in common |
 
 pub mod bundle;
 pub mod capture;
+pub mod diff;
 pub mod gguf;
 pub mod graph;
 pub mod lower;

@@ -62,7 +62,7 @@ fn path(folder: &TempDir, name: &str) -> String {
 #[test]
 fn help() {
     let mut text = String::new();
-    for command in ["", "demo", "export", "graph", "inspect", "verify", "targets"] {
+    for command in ["", "demo", "export", "graph", "inspect", "diff", "verify", "targets"] {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         text += &format!("$ lfmc {}\n{}\n", args.join(" "), done(&args));
     }

@@ -8,12 +8,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::gguf::Writer;
+use common::gguf::{Entry, Writer, number, scales};
 use common::repository;
-use lfm_export::bundle::{ExportError, Options, Source, export};
+use lfm_export::bundle::{ExportError, Options, Source, compile, export};
+use lfm_export::gguf::{Type, gguf_name};
 use lfm_graphs::bundle::{Golden, Kind};
+use lfm_graphs::plan::WeightKind;
 use lfm_graphs::target::Target;
 use lfm_graphs::testing::Rng;
+use lfm_graphs::weights::pack::unpack;
+use lfm_model::canonical_name;
 use lfm_runtime::Model;
 use lfm_runtime::text::{ChatRequest, Text};
 use tempfile::TempDir;
@@ -90,6 +94,194 @@ fn both_routes_give_one_model() {
     both_routes(&repository("model/demo"), "q6_k", false);
 }
 
+/// The demo checkpoint, whose rows fill blocks of 256, in the types of a Q4_K_M file and more, with a head of its own.
+fn mixture(rng: &mut Rng) -> Writer {
+    let mut writer = Writer::from_folder(&repository("model/demo"), "q4_0", false);
+    let names: Vec<String> = writer.tensors.iter().map(|entry| entry.name.clone()).collect();
+    for (n, name) in names.iter().enumerate().filter(|(_, name)| !name.contains("norm")) {
+        let part = name.rsplit('.').nth(1).unwrap_or_default();
+        let kind = match part {
+            "ffn_down" | "ffn_down_exps" | "attn_v" if n % 2 == 0 => Type::Q6K,
+            "attn_k" => Type::Q8_0,
+            "out_proj" => Type::Q5K,
+            "attn_output" => Type::Q4_0,
+            "token_embd" | "attn_q" | "attn_v" | "in_proj" => Type::Q4K,
+            _ if part.starts_with("ffn_") && part != "ffn_gate_inp" => Type::Q4K,
+            _ => continue,
+        };
+        writer.retype(name, kind, rng);
+    }
+    let mut head = writer.tensor("token_embd.weight").clone();
+    head.name = "output.weight".into();
+    writer.tensors.push(head);
+    writer.retype("output.weight", Type::Q6K, rng);
+    writer
+}
+
+#[test]
+fn blocks_of_every_type_are_in_the_bundle_byte_for_byte() {
+    let folder = TempDir::new().unwrap();
+    let (path, out) = (folder.path().join("x.gguf"), folder.path().join("x.lfmb"));
+    let writer = mixture(&mut Rng::new(5));
+    writer.write(&path);
+    let exported = export(&Source::open(&path).unwrap(), &options(None), &out, |_| {}).unwrap();
+    assert_eq!(exported.manifest.recipe, "q4_k", "the type of most elements");
+    let model = Model::open(&out).unwrap();
+    let place = model.sections().iter().find(|section| section.kind() == Kind::Weights).unwrap();
+    let file = fs::read(&out).unwrap();
+    let weights = &file[place.offset() as usize..][..place.length() as usize];
+    let mut seen = Vec::new();
+    for (weight, slot) in model.graph().weights().values().zip(&model.plan().weights) {
+        let name = gguf_name(&canonical_name(&weight.param)).unwrap();
+        let entry = writer.tensors.iter().find(|entry| entry.name == name).unwrap();
+        let kind = Type::ALL.into_iter().find(|kind| number(*kind) == entry.kind).unwrap();
+        assert_eq!(slot.format, kind.format(), "{name}");
+        let (rows, k) = (slot.rows as usize, slot.k as usize);
+        let mut canonical = vec![0xee; rows * slot.format.row_bytes(k).unwrap()];
+        assert_eq!(entry.data.len(), slot.count as usize * canonical.len(), "{name}");
+        for (index, expected) in entry.data.chunks(canonical.len()).enumerate() {
+            let packed = &weights[(slot.offset + index as u64 * slot.stride) as usize..];
+            if slot.kind == WeightKind::Vector {
+                canonical.copy_from_slice(&packed[..expected.len()]);
+            } else {
+                unpack(slot.format, rows, k, &packed[..slot.stride as usize], &mut canonical).unwrap();
+            }
+            assert!(canonical == expected, "{name}: matrix {index} is not that of the file");
+        }
+        seen.push(kind);
+    }
+    assert_eq!(seen.len(), writer.tensors.len());
+    assert!(
+        Type::ALL
+            .into_iter()
+            .filter(|kind| !matches!(kind, Type::F16 | Type::Bf16))
+            .all(|k| seen.contains(&k))
+    );
+
+    // The report has them by use.
+    let inspect = ["inspect", out.to_str().unwrap()];
+    let output = Command::new(env!("CARGO_BIN_EXE_lfmc")).args(inspect).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let at = text.find("\nroles").unwrap();
+    insta::assert_snapshot!(&text[at..at + text[at..].find("\noperations").unwrap()]);
+}
+
+#[test]
+fn gate_and_up_have_one_type() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.gguf");
+    let good = mixture(&mut Rng::new(6));
+    for name in ["blk.0.ffn_up.weight", "blk.4.ffn_up_exps.weight"] {
+        let mut mixed = good.clone();
+        mixed.retype(name, Type::Q6K, &mut Rng::new(7));
+        mixed.write(&path);
+        let error = chain(&compile(&Source::open(&path).unwrap(), &options(None)).unwrap_err());
+        assert!(error.contains("gate and up are stored as q4_k and q6_k, expected one format"), "{error}");
+    }
+}
+
+#[test]
+fn scales_that_are_no_numbers_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let (path, out) = (folder.path().join("x.gguf"), folder.path().join("x.lfmb"));
+    let good = mixture(&mut Rng::new(8));
+    for kind in [Type::Q8_0, Type::Q4_0, Type::Q4K, Type::Q5K, Type::Q6K] {
+        let which = good.tensors.iter().position(|entry| entry.kind == number(kind)).unwrap();
+        let size = kind.block_bytes() as usize;
+        for (at, bits) in scales(kind).iter().zip([0x7c00u16, 0xfe01]) {
+            let mut bad = good.clone();
+            let entry = &mut bad.tensors[which];
+            let at = entry.data.len() - size + at;
+            entry.data[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+            bad.write(&path);
+            let error = export(&Source::open(&path).unwrap(), &options(None), &out, |_| {}).unwrap_err();
+            assert!(matches!(error, ExportError::Pack { .. }), "{error}");
+            assert!(chain(&error).contains("infinite or NaN"), "{error}");
+            assert!(!out.exists());
+        }
+        // Less than the shape says, in the middle of the file and at its end: some blocks, more than padding hides.
+        for last in [false, true] {
+            let mut short = good.clone();
+            let at = short.tensors.iter().position(|entry| entry.kind == number(kind)).unwrap();
+            if last {
+                let entry = short.tensors.remove(at);
+                short.tensors.push(entry);
+            }
+            let at = if last { short.tensors.len() - 1 } else { at };
+            let data = &mut short.tensors[at].data;
+            data.truncate(data.len() - 32usize.next_multiple_of(size));
+            short.write(&path);
+            let error = chain(&Source::open(&path).map(drop).expect_err(kind.name()));
+            let expected = if last { "left in the file" } else { "the offset of tensor" };
+            assert!(error.contains(expected), "{} {last}: {error}", kind.name());
+        }
+    }
+}
+
+/// A copy of a checkpoint folder with a head of its own: `lm_head.weight`, the embedding with its rows reversed.
+fn untied(checkpoint: &Path) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(checkpoint.join(name), folder.path().join(name)).unwrap();
+    }
+    let config = fs::read_to_string(checkpoint.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["tie_word_embeddings"] = false.into();
+    config["tie_embedding"] = false.into();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let file = fs::read(checkpoint.join("model.safetensors")).unwrap();
+    let (length, rest) = file.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let mut header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let mut head = header["model.embed_tokens.weight"].clone();
+    let [from, to] = [0, 1].map(|i| head["data_offsets"][i].as_u64().unwrap() as usize);
+    head["data_offsets"] = vec![data.len(), data.len() + to - from].into();
+    let row = (to - from) / head["shape"][0].as_u64().unwrap() as usize;
+    header["lm_head.weight"] = head;
+    let reversed = data[from..to].chunks(row).rev().collect::<Vec<_>>().concat();
+    let header = header.to_string().into_bytes();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, data, &reversed].concat();
+    fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    folder
+}
+
+#[test]
+fn a_head_of_its_own_is_taken_over() {
+    for (checkpoint, recipes) in
+        [(fixture("tiny-dense"), &["f32", "q8_0"][..]), (repository("model/demo"), &["q4_0"])]
+    {
+        let folder = untied(&checkpoint);
+        for recipe in recipes {
+            let (_, untied) = both_routes(folder.path(), recipe, false);
+            assert!(untied.graph.contains("\"lm_head.weight\""), "{}", untied.graph);
+            let tied = make(&checkpoint, Some(recipe));
+            assert_ne!(untied.golden, tied.golden, "the head is not read");
+        }
+    }
+}
+
+#[test]
+fn chat_templates_with_names_are_left_out_with_a_note() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("x.gguf");
+    let mut writer = small();
+    writer.text("tokenizer.chat_template", "{{ messages[0].content }}");
+    writer.write(&path);
+    assert!(Source::open(&path).unwrap().notes().is_empty());
+    writer.text("tokenizer.chat_template.tool_use", "{% no template");
+    writer.strings("tokenizer.chat_templates", &["tool_use".to_owned()]);
+    writer.write(&path);
+    let source = Source::open(&path).unwrap();
+    let expected = "the chat template \"tool_use\" is left out: a bundle holds the default one";
+    assert_eq!(source.notes(), [expected]);
+    assert_eq!(source.text().unwrap().chat_template.as_deref(), Some(&b"{{ messages[0].content }}"[..]));
+    let out = folder.path().join("x.lfmb");
+    let args = ["export", path.to_str().unwrap(), "-o", out.to_str().unwrap(), "--context", "128"];
+    let output = Command::new(env!("CARGO_BIN_EXE_lfmc")).args(args).output().unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && notes.contains(expected), "{notes}");
+}
+
 #[test]
 fn both_routes_speak_alike() {
     for checkpoint in [fixture("tiny-moe"), repository("model/demo")] {
@@ -148,6 +340,15 @@ fn the_command_line_takes_files() {
     let (code, _, message) = lfmc(&["export", file, "-o", out.to_str().unwrap(), "--weights", "q4_0"]);
     assert_eq!(code, Some(2));
     assert!(message.contains("without --weights"), "{message}");
+    // Nor are its formats made of anything else.
+    let folder = fixture("tiny-moe");
+    let folder = folder.to_str().unwrap();
+    let (code, _, message) = lfmc(&["export", folder, "-o", out.to_str().unwrap(), "--weights", "q4_k"]);
+    assert_eq!(code, Some(2));
+    assert!(
+        message.contains("quantised to q4_k") && message.contains("f32, f16, q8_0, q4_0, q6_k"),
+        "{message}"
+    );
 }
 
 /// Everything that an error says.
@@ -172,7 +373,7 @@ fn every_class_of_lie_is_named() {
     type Lie = fn(&mut Writer);
     let wrap = 1u64 << 62;
     assert_eq!(wrap.wrapping_mul(4), 0, "what a product without checks would be");
-    let lies: [(&str, Lie); 43] = [
+    let lies: [(&str, Lie); 47] = [
         ("the version is 2", |w| w.version = 2),
         ("big-endian", |w| w.version = 3u32.swap_bytes()),
         ("the number of tensors is 18446744073709551615", |w| w.counts = Some((u64::MAX, 1))),
@@ -206,8 +407,14 @@ fn every_class_of_lie_is_named() {
             w.tensors[1].ne = vec![1 << 61];
         }),
         ("a multiple of 32", |w| (w.tensors[0].ne[0], w.tensors[0].kind) = (63, 8)),
-        ("has type Q4_K, which is not supported yet", |w| w.tensors[0].kind = 12),
-        ("has type Q5_K, which is not supported yet", |w| w.tensors[0].kind = 13),
+        ("rows of Q4_K a multiple of 256", |w| w.tensors[0].kind = 12),
+        ("rows of Q5_K a multiple of 256", |w| w.tensors[0].kind = 13),
+        // 2^63 elements: the bytes fit into 64 bits, the elements times a block's bytes do not.
+        ("the size of tensor \"token_embd.weight\"", |w| {
+            (w.tensors[0].ne, w.tensors[0].kind) = (vec![1 << 40, 1 << 23], 12);
+        }),
+        ("has type Q4_1, which is not supported yet", |w| w.tensors[0].kind = 3),
+        ("has type Q5_0, which is not supported yet", |w| w.tensors[0].kind = 6),
         ("has type number 4294967295", |w| w.tensors[0].kind = u32::MAX),
         ("the offset of tensor", |w| w.tensors[1].offset = Some(0)),
         ("the offset of tensor", |w| w.tensors[1].offset = Some(u64::MAX)),
@@ -217,6 +424,11 @@ fn every_class_of_lie_is_named() {
         ("a tensor's name is", |w| w.tensors[1].name = "a\x1b[2J".into()),
         ("lacks the tensors token_embd_norm.weight", |w| {
             w.tensors.retain(|entry| entry.name != "token_embd_norm.weight");
+        }),
+        // Convolutions with biases have no names in such files.
+        ("has the tensors blk.0.shortconv.conv.bias, for which", |w| {
+            let (name, data) = ("blk.0.shortconv.conv.bias".to_owned(), vec![0; 256]);
+            w.tensors.push(Entry { name, dims: None, ne: vec![64], kind: 0, offset: None, data });
         }),
         ("the rest of the file", |w| w.tensors.last_mut().unwrap().ne = vec![1]),
         ("lacks the metadata key `lfm2moe.block_count`", |w| w.remove("lfm2moe.block_count")),

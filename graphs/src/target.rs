@@ -36,6 +36,8 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     X86V3,
+    /// x86-64 with AVX-VNNI besides: 256-bit `vpdpbusd`.
+    X86AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     X86Avx512Vnni,
     /// AArch64 with `sdot`.
@@ -48,14 +50,22 @@ pub enum Isa {
 
 impl Isa {
     /// Every tier.
-    pub const ALL: [Isa; 6] =
-        [Isa::Portable, Isa::X86V3, Isa::X86Avx512Vnni, Isa::Aarch64Dotprod, Isa::Aarch64I8mm, Isa::Wgpu];
+    pub const ALL: [Isa; 7] = [
+        Isa::Portable,
+        Isa::X86V3,
+        Isa::X86AvxVnni,
+        Isa::X86Avx512Vnni,
+        Isa::Aarch64Dotprod,
+        Isa::Aarch64I8mm,
+        Isa::Wgpu,
+    ];
 
     /// The name, as in files and on command lines.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::X86V3 => "x86-64-v3",
+            Isa::X86AvxVnni => "x86-64-avxvnni",
             Isa::X86Avx512Vnni => "x86-64-avx512vnni",
             Isa::Aarch64Dotprod => "aarch64-dotprod",
             Isa::Aarch64I8mm => "aarch64-i8mm",
@@ -220,8 +230,9 @@ pub enum TargetError {
 }
 
 /// The profiles of `graphs/targets/`, in the order in which they are listed.
-const BUILTIN: [&str; 6] = [
+const BUILTIN: [&str; 7] = [
     include_str!("../targets/x86-64-v3.ron"),
+    include_str!("../targets/x86-64-avxvnni.ron"),
     include_str!("../targets/x86-64-avx512vnni.ron"),
     include_str!("../targets/aarch64-dotprod.ron"),
     include_str!("../targets/aarch64-i8mm.ron"),
@@ -312,8 +323,15 @@ mod tests {
     fn builtins_parse_and_are_named_as_their_files() {
         let all = Target::builtins();
         let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
-        let expected =
-            ["x86-64-v3", "x86-64-avx512vnni", "aarch64-dotprod", "aarch64-i8mm", "portable", "wgpu"];
+        let expected = [
+            "x86-64-v3",
+            "x86-64-avxvnni",
+            "x86-64-avx512vnni",
+            "aarch64-dotprod",
+            "aarch64-i8mm",
+            "portable",
+            "wgpu",
+        ];
         assert_eq!(names, expected);
         for (target, text) in all.iter().zip(BUILTIN) {
             assert_eq!(target.isa.name(), target.name);
@@ -328,8 +346,8 @@ mod tests {
         let error = Target::builtin("pdp11\x1b").unwrap_err().to_string();
         assert_eq!(
             error,
-            "unknown target `pdp11\\u{1b}`, expected one of x86-64-v3, x86-64-avx512vnni, aarch64-dotprod, \
-             aarch64-i8mm, portable, wgpu"
+            "unknown target `pdp11\\u{1b}`, expected one of x86-64-v3, x86-64-avxvnni, x86-64-avx512vnni, \
+             aarch64-dotprod, aarch64-i8mm, portable, wgpu"
         );
         let error = "sse2".parse::<Isa>().unwrap_err().to_string();
         assert!(

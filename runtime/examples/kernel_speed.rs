@@ -1,7 +1,7 @@
 //! Speed of the kernels on one thread: weights read per second for one token, multiply-adds per second for many.
 //!
 //! ```text
-//! cargo run --release --example kernel_speed [TIER]...
+//! cargo run --release --example kernel_speed [TIER | FORMAT]...
 //! ```
 #![allow(clippy::print_stdout, reason = "a program's output")]
 
@@ -18,7 +18,12 @@ use lfm_runtime::cpu::kernels::{
 const K: usize = 2048;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let names: Vec<String> = std::env::args().skip(1).collect();
+    let (formats, names): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|name| name.parse::<Format>().is_ok());
+    let mut formats: Vec<Format> = formats.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
+    if formats.is_empty() {
+        formats.extend(Format::ALL);
+    }
     let tiers: Vec<&dyn Kernels> = if names.is_empty() {
         available().into_iter().filter(|tier| tier.name() != "portable").collect()
     } else {
@@ -31,10 +36,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("plain read: {:.1} GB/s", bytes.len() as f64 / read / 1e9);
     for tier in tiers {
         println!("\n{}", tier.name());
-        for format in [Format::Q4_0, Format::Q8_0, Format::Q6K, Format::F16, Format::F32] {
-            products(tier, format, bytes)?;
+        for format in &formats {
+            products(tier, *format, bytes)?;
         }
-        others(tier);
+        if formats.len() > 1 {
+            others(tier);
+        }
     }
     Ok(())
 }
@@ -92,9 +99,37 @@ fn products(tier: &dyn Kernels, format: Format, bytes: &[u8]) -> Result<(), Box<
         (rows * row_bytes) as f64 / memory / 1e9,
         (256 * row_bytes) as f64 / cache / 1e9
     );
-    for tokens in [1, 2, 4, 8, 16, 64, 512] {
+    for tokens in [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 14, 15, 16, 64, 512] {
         let seconds = run(1792, tokens, (4096 / tokens).clamp(10, 200))?;
         print!(" {tokens}: {:.0}", (1792 * K * tokens) as f64 / seconds / 1e9);
+    }
+    println!();
+    experts(tier, format, bytes)
+}
+
+/// Matrices of an expert's shape, each read once from memory, for few tokens each.
+fn experts(tier: &dyn Kernels, format: Format, bytes: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+    let rows = 1792;
+    let size = packed_bytes(format, rows, K).ok_or("size")? as usize;
+    print!("      GMAC/s from memory, one panel set for each 1792 rows:");
+    for tokens in [1, 2, 4, 6, 8, 9, 10, 12, 14, 16, 20, 24, 32] {
+        let x: Vec<f32> = (0..tokens * K).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+        let mut words = vec![0; words_needed(tokens, K)];
+        tier.quantize(&x, &mut PanelsMut::new(&mut words, tokens, K));
+        let panels = Panels::new(&words, tokens, K);
+        let input = if format.is_quantised() { Input::Panels(panels) } else { Input::Rows(&x) };
+        let mut y = vec![0.0; tokens * rows];
+        let matrices: Vec<Matrix> = bytes
+            .chunks_exact(size)
+            .take(24)
+            .map(|bytes| Matrix::new(format, rows, K, bytes))
+            .collect::<Result<_, _>>()?;
+        let seconds = best(5, || {
+            for w in &matrices {
+                tier.matmul(w, 0..w.row_blocks(), input, &mut Cols::new(&mut y, tokens, rows));
+            }
+        });
+        print!(" {tokens}: {:.0}", (matrices.len() * rows * K * tokens) as f64 / seconds / 1e9);
     }
     println!();
     Ok(())

@@ -90,6 +90,53 @@ pub enum Error {
     /// Sampling failed.
     #[error(transparent)]
     Sample(#[from] crate::sample::SampleError),
+    /// There is no such GPU.
+    #[cfg(feature = "wgpu")]
+    #[error("no GPU {wanted}: found {}; {hint}", if found.is_empty() { "none".to_owned() } else { found.join(", ") })]
+    NoAdapter {
+        /// What was asked for.
+        wanted: String,
+        /// The adapters that there are, by index.
+        found: Vec<String>,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The GPU cannot run the bundle.
+    #[cfg(feature = "wgpu")]
+    #[error("{at} cannot run on {adapter}: {what}")]
+    Device {
+        /// The node, weight or state.
+        at: String,
+        /// The adapter.
+        adapter: String,
+        /// What was found and expected.
+        what: String,
+    },
+    /// The GPU has too little memory.
+    #[cfg(feature = "wgpu")]
+    #[error(
+        "{adapter} is out of memory at {at}: {needed} bytes are needed for weights, states and arena, {had} of them \
+         were there; --gpu-layers N keeps layers on the CPU, --context N makes states smaller"
+    )]
+    DeviceMemory {
+        /// The adapter.
+        adapter: String,
+        /// What had no room.
+        at: String,
+        /// Bytes of everything that is kept on the device.
+        needed: u64,
+        /// Bytes that were allocated before.
+        had: u64,
+    },
+    /// The GPU stopped working.
+    #[cfg(feature = "wgpu")]
+    #[error("{adapter} stopped working: {what}")]
+    DeviceLost {
+        /// The adapter.
+        adapter: String,
+        /// What its driver said.
+        what: String,
+    },
     /// Something that a verified bundle rules out: a fault of this program.
     #[error("internal fault at {at}: {what}; please report it")]
     Internal {

@@ -20,9 +20,11 @@
 //! | [`sample`] | from logits to the next token |
 //! | [`golden`] | runs that must give the same bits on every machine |
 //! | [`perplexity`], [`mod@bench`] | how good and how fast a model is |
+//! | [`profile`] | where its time goes |
 //! | [`machine`] | what this runs on |
 //! | [`text`] | tokenizer and chat template (feature `text`) |
 //! | [`cpu`] | kernels and thread pool |
+//! | `gpu` | the same on Vulkan, Metal and DX12 devices (feature `wgpu`) |
 //!
 //! Nothing is allocated while tokens are computed, after the first.
 
@@ -33,9 +35,12 @@ mod exec;
 mod few;
 pub mod generate;
 pub mod golden;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 pub mod machine;
 pub mod model;
 pub mod perplexity;
+pub mod profile;
 pub mod sample;
 pub mod session;
 #[cfg(feature = "text")]
@@ -45,4 +50,4 @@ pub use error::{Error, Result};
 pub use exec::Route;
 pub use generate::{Finish, Generation, Limits};
 pub use model::{GenerationDefaults, Model};
-pub use session::{Options, Session};
+pub use session::{Backend, Options, Session};

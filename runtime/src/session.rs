@@ -5,13 +5,30 @@ use std::ops::Range;
 use crate::cpu::kernels::{self, Kernels};
 use crate::cpu::pool::{MAX_THREADS, Pool};
 use crate::error::{Error, Result};
-use crate::exec::{Executor, Route, States};
+use crate::exec::{Executor, Lap, Route, States};
+use crate::machine;
 use crate::model::Model;
+
+/// What computes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// A GPU through wgpu (feature `wgpu`).
+    Wgpu {
+        /// Its index in the list of adapters, or a part of its name; by default the first.
+        adapter: Option<String>,
+        /// How many layers run there, the last ones, with the head; by default all, with the embedding.
+        layers: Option<usize>,
+    },
+}
 
 /// How a session runs. What is `None` follows the machine or the bundle.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Threads, 1 to 32; by default those of the bundle's profile, or one for each core.
+    /// Threads, 1 to 32; by default one for each of the machine's fastest cores, at most those of the bundle's
+    /// profile.
     pub threads: Option<usize>,
     /// ISA tier; by default the fastest that this CPU runs.
     pub isa: Option<String>,
@@ -19,39 +36,47 @@ pub struct Options {
     pub chunk: Option<usize>,
     /// Positions, up to the planned number.
     pub context: Option<usize>,
+    /// What computes.
+    pub backend: Backend,
 }
 
 /// States, arena and threads of one conversation.
 ///
 /// Tokens go in by [`prefill`](Session::prefill) and [`decode`](Session::decode); each gives the logits of what
-/// follows. Logits depend on the tokens alone: not on threads, ISA tier, or how tokens are divided between calls.
+/// follows. On the CPU, logits depend on the tokens alone: not on threads, ISA tier, or how tokens are divided between
+/// calls. On a GPU they are near those of the CPU.
 #[derive(Debug)]
 pub struct Session {
     model: Model,
-    executor: Executor,
-    states: States,
+    engine: Engine,
     chunk: usize,
 }
 
-fn within(name: &str, wanted: Option<usize>, most: usize, default: usize) -> Result<usize> {
-    match wanted {
-        None => Ok(default.min(most)),
-        Some(n) if n >= 1 && n <= most => Ok(n),
-        Some(n) => Err(Error::Argument(format!("{name} is {n}, expected 1 to {most}"))),
-    }
+/// What runs the program.
+#[derive(Debug)]
+enum Engine {
+    Cpu(Box<Cpu>),
+    #[cfg(feature = "wgpu")]
+    Gpu(Box<crate::gpu::Engine>),
 }
 
-impl Session {
-    pub(crate) fn new(model: Model, options: &Options) -> Result<Session> {
+/// A program on the CPU, with its states.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    pub(crate) executor: Executor,
+    pub(crate) states: States,
+}
+
+impl Cpu {
+    /// States and arena of `program`.
+    pub(crate) fn new(model: &Model, options: &Options, context: usize) -> Result<Cpu> {
         let plan = model.plan();
-        let chunk = within("chunk", options.chunk, plan.chunk as usize, plan.chunk as usize)?;
-        let context = within("context", options.context, plan.context as usize, plan.context as usize)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let planned = match model.target().cores {
-            0 => cores,
-            n => (n as usize).min(cores),
+        let planned = || match (model.target().cores, machine::threads()) {
+            (0, fast) => fast,
+            (cores, fast) => fast.min(cores as usize),
         };
-        let threads = within("threads", options.threads, MAX_THREADS, planned)?;
+        let threads =
+            within("threads", options.threads, MAX_THREADS, options.threads.unwrap_or_else(planned))?;
         let kernels: &'static dyn Kernels = match &options.isa {
             None => kernels::best(),
             Some(name) => kernels::by_name(name).map_err(|e| Error::Argument(e.to_string()))?,
@@ -67,7 +92,40 @@ impl Session {
         };
         let states = States::new(&model.program().states, context).ok_or_else(no_room)?;
         let executor = Executor::new(model.program(), plan, pool, kernels).ok_or_else(no_room)?;
-        Ok(Session { executor, states, chunk, model })
+        Ok(Cpu { executor, states })
+    }
+}
+
+fn within(name: &str, wanted: Option<usize>, most: usize, default: usize) -> Result<usize> {
+    match wanted {
+        None => Ok(default.min(most)),
+        Some(n) if n >= 1 && n <= most => Ok(n),
+        Some(n) => Err(Error::Argument(format!("{name} is {n}, expected 1 to {most}"))),
+    }
+}
+
+impl Session {
+    pub(crate) fn new(model: Model, options: &Options) -> Result<Session> {
+        let plan = model.plan();
+        let chunk = within("chunk", options.chunk, plan.chunk as usize, plan.chunk as usize)?;
+        let context = within("context", options.context, plan.context as usize, plan.context as usize)?;
+        let engine = match &options.backend {
+            Backend::Cpu => Engine::Cpu(Box::new(Cpu::new(&model, options, context)?)),
+            #[cfg(feature = "wgpu")]
+            Backend::Wgpu { adapter, layers } => {
+                let gpu =
+                    crate::gpu::Engine::new(&model, options, adapter.as_deref(), *layers, chunk, context)?;
+                Engine::Gpu(Box::new(gpu))
+            }
+            #[cfg(not(feature = "wgpu"))]
+            Backend::Wgpu { .. } => {
+                return Err(Error::Argument(
+                    "this build has no wgpu backend, expected backend cpu or a build with feature `wgpu`"
+                        .into(),
+                ));
+            }
+        };
+        Ok(Session { engine, chunk, model })
     }
 
     /// The model.
@@ -77,22 +135,57 @@ impl Session {
 
     /// Positions taken so far.
     pub fn past(&self) -> usize {
-        self.states.past
+        match &self.engine {
+            Engine::Cpu(cpu) => cpu.states.past,
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.past(),
+        }
     }
 
     /// Positions there are.
     pub fn context(&self) -> usize {
-        self.states.context
+        match &self.engine {
+            Engine::Cpu(cpu) => cpu.states.context,
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.context(),
+        }
     }
 
-    /// Threads that compute.
+    /// The part that runs on the CPU, if there is one.
+    fn cpu(&self) -> Option<&Cpu> {
+        match &self.engine {
+            Engine::Cpu(cpu) => Some(cpu),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.cpu(),
+        }
+    }
+
+    /// Threads that compute: one where all runs on a GPU.
     pub fn threads(&self) -> usize {
-        self.executor.pool.threads()
+        self.cpu().map_or(1, |cpu| cpu.executor.pool.threads())
     }
 
-    /// The ISA tier of the kernels.
+    /// The ISA tier of the CPU's kernels.
     pub fn isa(&self) -> &'static str {
-        self.executor.kernels.name()
+        self.cpu().map_or_else(|| kernels::best().name(), |cpu| cpu.executor.kernels.name())
+    }
+
+    /// The GPU that computes, if one does.
+    pub fn device(&self) -> Option<String> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => Some(gpu.describe()),
+        }
+    }
+
+    /// Submissions to the GPU since the session began, uploads of weights left out; none on the CPU.
+    pub fn submissions(&self) -> u64 {
+        match &self.engine {
+            Engine::Cpu(_) => 0,
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.submissions(),
+        }
     }
 
     /// Most tokens of one pass.
@@ -102,7 +195,12 @@ impl Session {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.states.clear(&self.model.program().states);
+        let program = self.model.program();
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.states.clear(&program.states),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.clear(program),
+        }
     }
 
     /// Takes `tokens` in and gives the logits after the last of them, `[vocab]`.
@@ -111,15 +209,35 @@ impl Session {
     /// When there are none, one is outside the vocabulary, or the context is too small. The session is then as before.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
         self.check(tokens)?;
-        let model = self.model.clone();
-        let (program, weights) = (model.program(), model.weights());
-        let mut rows = 0;
-        for chunk in tokens.chunks(self.chunk) {
-            self.executor.body(program, weights, &mut self.states, chunk)?;
-            rows = chunk.len();
+        let chunks = tokens.len().div_ceil(self.chunk);
+        for (index, chunk) in tokens.chunks(self.chunk).enumerate() {
+            let rows = chunk.len();
+            self.pass(chunk, if index + 1 == chunks { rows - 1 } else { rows }..rows, |_, _| Ok(()))?;
         }
-        self.executor.tail(program, weights, &mut self.states, rows - 1..rows, |_, _| Ok(()))?;
-        self.executor.logits(program, 1)
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.logits(self.model.program(), 1),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.logits(1),
+        }
+    }
+
+    /// Takes one chunk in, and hands the logits of the rows `wanted` of it to `sink`, some rows at a time.
+    fn pass(
+        &mut self,
+        chunk: &[u32],
+        wanted: Range<usize>,
+        sink: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (program, weights) = (self.model.program(), self.model.weights());
+        match &mut self.engine {
+            Engine::Cpu(cpu) => {
+                let Cpu { executor, states } = cpu.as_mut();
+                executor.body(program, weights, states, chunk)?;
+                executor.tail(program, weights, states, wanted, sink)
+            }
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.pass(weights, chunk, wanted, sink),
+        }
     }
 
     /// Takes one token in and gives the logits after it, `[vocab]`. Does not allocate.
@@ -141,13 +259,9 @@ impl Session {
         mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         self.check(tokens)?;
-        let model = self.model.clone();
-        let (program, weights) = (model.program(), model.weights());
         let mut done = 0;
         for chunk in tokens.chunks(self.chunk) {
-            self.executor.body(program, weights, &mut self.states, chunk)?;
-            let sink = |rows: Range<usize>, logits: &[f32]| sink(done + rows.start, logits);
-            self.executor.tail(program, weights, &mut self.states, 0..chunk.len(), sink)?;
+            self.pass(chunk, 0..chunk.len(), |rows, logits| sink(done + rows.start, logits))?;
             done += chunk.len();
         }
         Ok(())
@@ -155,12 +269,40 @@ impl Session {
 
     /// Starts or stops to record which experts are chosen.
     pub fn record_routes(&mut self, on: bool) {
-        self.executor.routes = on.then(Vec::new);
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.routes = on.then(Vec::new),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.record_routes(on),
+        }
     }
 
     /// The routes since the last call, by layer and position in the order in which they were computed.
     pub fn take_routes(&mut self) -> Vec<Route> {
-        self.executor.routes.as_mut().map(std::mem::take).unwrap_or_default()
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.routes.as_mut().map(std::mem::take).unwrap_or_default(),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.take_routes(),
+        }
+    }
+
+    /// Starts to record what steps take, in the order of [`Program::steps`](crate::exec::Program::steps), on top of
+    /// `laps`. A GPU then runs each step by itself.
+    pub(crate) fn record_laps(&mut self, mut laps: Vec<Lap>) {
+        laps.resize(self.model.program().steps().count(), Lap::default());
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.laps = Some(laps),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.record_laps(laps),
+        }
+    }
+
+    /// Stops to, and gives what was recorded.
+    pub(crate) fn take_laps(&mut self) -> Vec<Lap> {
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.laps.take().unwrap_or_default(),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.take_laps(),
+        }
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {
@@ -171,12 +313,9 @@ impl Session {
         if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::Token { id: *id, vocab });
         }
-        if tokens.len() > self.states.context - self.states.past {
-            return Err(Error::ContextFull {
-                past: self.states.past,
-                wanted: tokens.len(),
-                context: self.states.context,
-            });
+        let (past, context) = (self.past(), self.context());
+        if tokens.len() > context - past {
+            return Err(Error::ContextFull { past, wanted: tokens.len(), context });
         }
         Ok(())
     }

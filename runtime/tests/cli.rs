@@ -269,21 +269,84 @@ fn check_answers_yes_no_or_not_at_all() {
     done(&["logits", name(&bad), "--tokens", "1"]);
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Workload {
+    prompt: usize,
+    generate: usize,
+    depth: usize,
+    repetitions: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Speed {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bench {
+    model: String,
+    recipe: String,
+    cpu: String,
+    device: Option<String>,
+    isa: String,
+    threads: usize,
+    chunk: usize,
+    context: usize,
+    workload: Workload,
+    load_s: f64,
+    prefill_tok_s: Option<Speed>,
+    decode_tok_s: Option<Speed>,
+    peak_rss_bytes: Option<u64>,
+    planned_bytes: u64,
+    weight_bytes_per_token: u64,
+    read_bytes_s: Option<f64>,
+    read_share: Option<f64>,
+    int8_macs_per_token: u64,
+    float_macs_per_token: u64,
+    prefill_int8_mac_s: Option<f64>,
+    prefill_float_mac_s: Option<f64>,
+    dot_peak_mac_s: Option<f64>,
+    dot_peak_share: Option<f64>,
+}
+
 #[test]
 fn bench_reports() {
     let made = bare();
-    let arguments = ["bench", name(&made.path), "-p", "20", "-n", "5", "-d", "3", "-r", "2"];
-    let report = json(&[&arguments[..], &["--json"]].concat());
-    for speed in ["prefill_tok_s", "decode_tok_s"] {
-        let value = |key: &str| report[speed][key].as_f64().unwrap();
-        assert!(0.0 < value("min") && value("min") <= value("median") && value("median") <= value("max"));
+    let arguments =
+        ["bench", name(&made.path), "-p", "20", "-n", "5", "-d", "3", "-r", "2", "--threads", "2"];
+    let report = |more: &[&str]| -> Bench {
+        serde_json::from_str(&done(&[&arguments[..], &["--json"], more].concat())).unwrap()
+    };
+    let all = report(&[]);
+    for speed in [all.prefill_tok_s.unwrap(), all.decode_tok_s.unwrap()] {
+        assert!(0.0 < speed.min && speed.min <= speed.median && speed.median <= speed.max);
     }
-    for field in ["load_s", "peak_rss", "planned", "weight_bytes", "bandwidth", "bandwidth_share"] {
-        assert!(report[field].as_f64().unwrap() > 0.0, "{field}");
-    }
-    assert_eq!(report["workload"]["depth"], 3);
+    let Workload { prompt, generate, depth, repetitions } = all.workload;
+    assert_eq!((prompt, generate, depth, repetitions), (20, 5, 3, 2));
+    assert_eq!((all.model.as_str(), all.recipe.as_str()), ("tiny", "q4_0"));
+    assert_eq!((all.threads, all.chunk, all.context), (2, 64, 160));
+    assert!(!all.cpu.is_empty() && !all.isa.is_empty() && all.device.is_none());
+    assert!(all.load_s > 0.0 && all.read_bytes_s.unwrap() > 0.0 && all.dot_peak_mac_s.unwrap() > 0.0);
+    assert!(all.peak_rss_bytes.unwrap() > 0 && all.planned_bytes > 0 && all.weight_bytes_per_token > 0);
+    assert!(all.int8_macs_per_token > all.float_macs_per_token && all.float_macs_per_token > 0);
+    assert!(all.read_share.unwrap() > 0.0 && all.dot_peak_share.unwrap() > 0.0);
+    assert!(all.prefill_int8_mac_s.unwrap() > all.prefill_float_mac_s.unwrap());
+
+    // Floats alone have no share of an int8 peak; what is not measured is null.
+    let float = Recipe::new(Tiny::moe(), Format::F32).make();
+    let text = done(&["bench", name(&float.path), "-p", "9", "-n", "0", "-r", "1", "--json"]);
+    let float: Bench = serde_json::from_str(&text).unwrap();
+    assert!(float.decode_tok_s.is_none() && float.read_share.is_none() && float.dot_peak_share.is_none());
+    assert_eq!(float.int8_macs_per_token, 0);
+    assert_eq!(float.float_macs_per_token, all.int8_macs_per_token + all.float_macs_per_token);
+
     let text = done(&arguments);
-    for word in ["load", "prefill", "decode", "memory", "bandwidth"] {
+    for word in ["load", "prefill", "decode", "memory", "bandwidth", "products"] {
         assert!(text.lines().any(|line| line.starts_with(word)), "{text}");
     }
     let message = failed(&["bench", name(&made.path), "-p", "200"]);
@@ -293,9 +356,111 @@ fn bench_reports() {
     );
 }
 
+#[cfg(feature = "profile")]
+mod profile {
+    use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Profile {
+        model: String,
+        recipe: String,
+        cpu: String,
+        device: Option<String>,
+        isa: String,
+        threads: usize,
+        chunk: usize,
+        context: usize,
+        workload: Workload,
+        prefill: Option<Phase>,
+        decode: Option<Phase>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Phase {
+        tokens: usize,
+        time_s: f64,
+        tok_s: f64,
+        sections_per_token: f64,
+        ops: Vec<Part>,
+        layers: Vec<Part>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Part {
+        name: String,
+        steps: usize,
+        time_s: f64,
+        share: f64,
+        sections_per_token: f64,
+        read_bytes_s: Option<f64>,
+        mac_s: Option<f64>,
+    }
+
+    fn part<'a>(parts: &'a [Part], name: &str) -> &'a Part {
+        parts.iter().find(|part| part.name == name).unwrap()
+    }
+
+    #[test]
+    fn profile_reports() {
+        let made = bare();
+        let arguments = ["profile", name(&made.path), "-p", "20", "-n", "5", "-d", "3", "-r", "2"];
+        let text = done(&[&arguments[..], &["--json", "--threads", "2"]].concat());
+        let profile: Profile = serde_json::from_str(&text).unwrap();
+        assert_eq!((profile.model.as_str(), profile.recipe.as_str()), ("tiny", "q4_0"));
+        assert_eq!((profile.threads, profile.chunk, profile.context), (2, 64, 160));
+        assert!(!profile.cpu.is_empty() && !profile.isa.is_empty() && profile.device.is_none());
+        assert_eq!(profile.workload.repetitions, 2);
+        let (prefill, decode) = (profile.prefill.unwrap(), profile.decode.unwrap());
+        for (phase, tokens) in [(&prefill, 20), (&decode, 5)] {
+            assert_eq!(phase.tokens, tokens);
+            assert!((phase.tok_s * phase.time_s - tokens as f64).abs() < 1e-6);
+            for parts in [&phase.ops, &phase.layers] {
+                let share: f64 = parts.iter().map(|part| part.share).sum();
+                let time: f64 = parts.iter().map(|part| part.time_s).sum();
+                let sections: f64 = parts.iter().map(|part| part.sections_per_token).sum();
+                assert!((share - 1.0).abs() < 1e-6, "{share}");
+                assert!((time - phase.time_s).abs() < 1e-6, "{time}");
+                assert!((sections - phase.sections_per_token).abs() < 1e-6, "{sections}");
+                assert!(parts.iter().all(|part| part.steps == 0 || part.time_s > 0.0));
+                assert_eq!(parts.last().unwrap().name, "between steps");
+            }
+            let mut names: Vec<&str> = phase.layers.iter().map(|part| part.name.as_str()).collect();
+            names.sort_unstable();
+            assert_eq!(names[..3], ["between steps", "l0", "l1"]);
+            assert!(names.contains(&"other"));
+            let ops = &phase.ops[..phase.ops.len() - 1];
+            assert!(ops.is_sorted_by(|a, b| a.time_s >= b.time_s));
+        }
+        assert!(prefill.ops.iter().all(|part| part.read_bytes_s.is_none()));
+        assert!(decode.ops.iter().all(|part| part.mac_s.is_none()));
+        assert!(part(&prefill.ops, "Moe").mac_s.unwrap() > 0.0);
+        assert!(part(&prefill.ops, "Attention").mac_s.is_none());
+        assert!(part(&decode.ops, "Moe").read_bytes_s.unwrap() > 0.0);
+        assert!(prefill.sections_per_token > 0.0);
+
+        // One thread waits for nobody, and what is not wanted is not there.
+        let more = ["--json", "--threads", "1", "-p", "0"];
+        let few = ["profile", name(&made.path), "-n", "5", "-r", "1"];
+        let profile: Profile = serde_json::from_str(&done(&[&few[..], &more].concat())).unwrap();
+        assert!(profile.prefill.is_none());
+        assert_eq!(profile.decode.unwrap().sections_per_token, 0.0);
+
+        let text = done(&arguments);
+        for word in ["prefill: ", "decode: ", "  operation", "  layer", "  l2 "] {
+            assert!(text.lines().any(|line| line.starts_with(word)), "{text}");
+        }
+        let message = failed(&["profile", name(&made.path), "-p", "0", "-n", "0"]);
+        assert!(message.contains("nothing to measure"), "{message}");
+    }
+}
+
 #[test]
 fn info_describes_machine_and_bundle() {
-    assert!(done(&["info"]).contains("portable"));
+    let text = done(&["info"]);
+    assert!(text.contains("portable") && text.contains(" by default: "), "{text}");
     let made = bare();
     let text = done(&["info", name(&made.path)]);
     for word in ["model", "parameters", "planned memory", "arena", "total"] {

@@ -114,7 +114,7 @@ fn logits_do_not_depend_on_threads_tier_or_chunk() {
                             threads: Some(*threads),
                             isa: Some(tier.name().into()),
                             chunk: Some(chunk),
-                            context: None,
+                            ..Options::default()
                         };
                         let mut session = model.session(&options).unwrap();
                         let found = digest(&all(&mut session, &ids));

@@ -27,7 +27,7 @@ pub use source::{Source, TextFiles, config_path};
 use crate::gguf::GgufError;
 use crate::graph::{GraphError, Stage, graph_from_config};
 use crate::quantize::QuantiseError;
-use crate::quantize::recipe::{Recipe, UnknownRecipe};
+use crate::quantize::recipe::{Recipe, RecipeError};
 
 /// What a bundle is exported for. What is `None` follows the target.
 #[derive(Clone, Debug)]
@@ -92,9 +92,9 @@ pub enum ExportError {
     /// There is no memory plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The target names no known recipe.
+    /// The target names no recipe to quantise by.
     #[error(transparent)]
-    Recipe(#[from] UnknownRecipe),
+    Recipe(#[from] RecipeError),
     /// More positions than the model was made for.
     #[error("cannot export a context of {context} positions: the model was made for {positions}")]
     Context {

@@ -130,6 +130,14 @@ impl Source {
         self.fingerprint.finalize().to_hex().to_string()
     }
 
+    /// What the source holds and a bundle does not, a line each.
+    pub fn notes(&self) -> &[String] {
+        match &self.weights {
+            Weights::Gguf(gguf) => gguf.notes(),
+            Weights::Folder(_) | Weights::Random(..) => &[],
+        }
+    }
+
     /// The format of most matrices, where the source decides on the formats.
     pub fn dominating(&self) -> Option<Format> {
         match &self.weights {

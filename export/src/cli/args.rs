@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Graph(GraphArgs),
     /// Show what is in a bundle.
     Inspect(InspectArgs),
+    /// Compare two bundles or graph files; exit 1 where they differ.
+    Diff(DiffArgs),
     /// Prove a bundle: hashes, rules, plan, golden vectors.
     Verify(VerifyArgs),
     /// List the device profiles.
@@ -121,6 +123,17 @@ pub(crate) struct InspectArgs {
     /// Write a page with a picture of the graph.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// A bundle, or a graph as `lfmc graph` prints it in a file named *.ron.
+    pub(crate) a: PathBuf,
+    /// Another one.
+    pub(crate) b: PathBuf,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

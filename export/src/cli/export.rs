@@ -16,6 +16,9 @@ pub(super) fn run(args: &ExportArgs) -> Outcome {
         Some(seed) => Source::random(&args.source, seed)?,
         None => Source::open(&args.source)?,
     };
+    for note in source.notes() {
+        output::note(&format!("note:   {note}"));
+    }
     let exported = with_progress(&source, &options, &args.output)?;
     if args.json {
         let mut stdout = std::io::stdout().lock();

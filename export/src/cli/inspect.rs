@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use lfm_export::bundle::roles;
+use lfm_export::quantize::WeightRole;
 use lfm_graphs::plan::WeightKind;
 use lfm_runtime::Model;
 use serde_json::{Value, json};
@@ -44,6 +46,10 @@ struct Section {
 struct Report {
     sections: Vec<Section>,
     formats: BTreeMap<&'static str, Stored>,
+    /// Of every weight, in the graph's order.
+    roles: Vec<WeightRole>,
+    /// Formats of the weights of each use, with numbers of tensors.
+    uses: BTreeMap<WeightRole, BTreeMap<&'static str, u64>>,
 }
 
 impl Report {
@@ -65,7 +71,12 @@ impl Report {
             stored.elements += u64::from(slot.count) * u64::from(slot.rows) * u64::from(slot.k);
             stored.bytes += slot.bytes;
         }
-        Report { sections, formats }
+        let roles = roles(model.graph());
+        let mut uses = BTreeMap::<WeightRole, BTreeMap<&'static str, u64>>::new();
+        for (slot, role) in model.plan().weights.iter().zip(&roles) {
+            *uses.entry(*role).or_default().entry(slot.format.name()).or_default() += 1;
+        }
+        Report { sections, formats, roles, uses }
     }
 
     fn json(&self, model: &Model) -> Value {
@@ -82,17 +93,26 @@ impl Report {
                 (*name, json!({ "tensors": s.tensors, "elements": s.elements, "bytes": s.bytes }))
             })
             .collect();
+        let roles: BTreeMap<&str, _> = self.uses.iter().map(|(role, uses)| (role.name(), uses)).collect();
         let weights: Vec<Value> = model
             .plan()
             .weights
             .iter()
-            .map(|w| {
+            .zip(&self.roles)
+            .map(|(w, role)| {
                 let shape = match w.kind {
                     WeightKind::Vector => vec![w.k],
                     WeightKind::Matrix if w.count > 1 => vec![w.count, w.rows, w.k],
                     WeightKind::Matrix => vec![w.rows, w.k],
                 };
-                json!({ "name": w.name, "format": w.format.name(), "shape": shape, "offset": w.offset, "bytes": w.bytes })
+                json!({
+                    "name": w.name,
+                    "role": role.name(),
+                    "format": w.format.name(),
+                    "shape": shape,
+                    "offset": w.offset,
+                    "bytes": w.bytes,
+                })
             })
             .collect();
         json!({
@@ -119,6 +139,7 @@ impl Report {
                 "total": memory.total,
             },
             "formats": formats,
+            "roles": roles,
             "sections": sections,
             "weights": weights,
         })
@@ -168,6 +189,12 @@ impl Report {
                 output::size(s.bytes),
                 s.tensors
             )?;
+        }
+        writeln!(out, "\nroles")?;
+        for (role, uses) in &self.uses {
+            let uses: Vec<String> =
+                uses.iter().map(|(format, tensors)| format!("{tensors} {format}")).collect();
+            writeln!(out, "  {:<11} {}", role.name(), uses.join(", "))?;
         }
         writeln!(out, "\noperations")?;
         for (op, count) in model.graph().histogram() {

@@ -4,6 +4,7 @@
 
 mod args;
 mod demo;
+mod diff;
 mod export;
 mod graph;
 mod inspect;
@@ -51,6 +52,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Export(options) => export::run(&options),
         Command::Graph(options) => graph::run(&options),
         Command::Inspect(options) => inspect::run(&options),
+        Command::Diff(options) => diff::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Targets(options) => targets::run(&options),
     };

@@ -55,7 +55,7 @@ pub enum GgufError {
     Text(#[from] TextError),
     /// A tensor has a type that is not read.
     #[error(
-        "tensor {name} has type {found}, which is not supported yet; supported are F32, F16, BF16, Q8_0, Q4_0 and Q6_K"
+        "tensor {name} has type {found}, which is not supported yet; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and Q6_K"
     )]
     Type {
         /// The tensor, as the file calls it.

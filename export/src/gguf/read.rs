@@ -14,7 +14,7 @@ use super::config::{Present, config};
 use super::error::GgufError;
 use super::header::{Header, Info, MAGIC};
 use super::tensors::resolve;
-use super::text::text;
+use super::text::{notes, text};
 use super::types::Type;
 use super::value::Metadata;
 use crate::bundle::TextFiles;
@@ -32,6 +32,7 @@ pub struct Gguf {
     /// By canonical name.
     tensors: BTreeMap<String, Info>,
     fingerprint: blake3::Hasher,
+    notes: Vec<String>,
 }
 
 impl Gguf {
@@ -66,6 +67,7 @@ impl Gguf {
             text,
             tensors,
             fingerprint: blake3::Hasher::new(),
+            notes: notes(&metadata),
         };
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut at = 0;
@@ -92,6 +94,11 @@ impl Gguf {
     /// Hash of metadata and table of tensors.
     pub fn fingerprint(&self) -> &blake3::Hasher {
         &self.fingerprint
+    }
+
+    /// What the file holds and a bundle does not, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Type of a tensor, by its canonical name.
@@ -131,7 +138,7 @@ impl Gguf {
         let size = match info.kind {
             Type::F32 => 4,
             Type::F16 | Type::Bf16 => 2,
-            Type::Q8_0 | Type::Q4_0 | Type::Q6K => {
+            Type::Q8_0 | Type::Q4_0 | Type::Q4K | Type::Q5K | Type::Q6K => {
                 return Err(GgufError::Tensor {
                     name: info.name.clone(),
                     what: "the type",
@@ -153,7 +160,7 @@ impl Gguf {
                 Type::Bf16 => {
                     out.iter_mut().zip(pairs).for_each(|(out, b)| *out = bf16::from_le_bytes(b).to_f32());
                 }
-                Type::F32 | Type::Q8_0 | Type::Q4_0 | Type::Q6K => {
+                Type::F32 | Type::Q8_0 | Type::Q4_0 | Type::Q4K | Type::Q5K | Type::Q6K => {
                     let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
                     out.iter_mut().zip(values).for_each(|(out, x)| *out = x);
                 }

@@ -156,6 +156,14 @@ pub(super) fn text(metadata: &Metadata<'_>, vocab: usize) -> Result<TextFiles, G
     })
 }
 
+/// What of the text side stays behind: chat templates beside the default one.
+pub(super) fn notes(metadata: &Metadata<'_>) -> Vec<String> {
+    let named = metadata.0.keys().filter_map(|key| key.strip_prefix("tokenizer.chat_template."));
+    let note =
+        |name| format!("the chat template {} is left out: a bundle holds the default one", quoted(name));
+    named.map(note).collect()
+}
+
 /// A token that has a text of its own.
 struct Token<'a> {
     id: u32,

@@ -15,11 +15,19 @@ pub enum Type {
     Q8_0,
     /// Blocks of [`Format::Q4_0`].
     Q4_0,
+    /// Blocks of [`Format::Q4K`].
+    Q4K,
+    /// Blocks of [`Format::Q5K`].
+    Q5K,
     /// Blocks of [`Format::Q6K`].
     Q6K,
 }
 
 impl Type {
+    /// Every type, in declaration order.
+    pub const ALL: [Type; 8] =
+        [Type::F32, Type::F16, Type::Bf16, Type::Q8_0, Type::Q4_0, Type::Q4K, Type::Q5K, Type::Q6K];
+
     /// The type with a number of the file format; the name of one that is not read.
     pub(super) fn from_number(number: u32) -> Result<Type, String> {
         let name = match number {
@@ -27,6 +35,8 @@ impl Type {
             1 => return Ok(Type::F16),
             2 => return Ok(Type::Q4_0),
             8 => return Ok(Type::Q8_0),
+            12 => return Ok(Type::Q4K),
+            13 => return Ok(Type::Q5K),
             14 => return Ok(Type::Q6K),
             30 => return Ok(Type::Bf16),
             3 => "Q4_1",
@@ -35,8 +45,6 @@ impl Type {
             9 => "Q8_1",
             10 => "Q2_K",
             11 => "Q3_K",
-            12 => "Q4_K",
-            13 => "Q5_K",
             15 => "Q8_K",
             16 => "IQ2_XXS",
             17 => "IQ2_XS",
@@ -68,6 +76,8 @@ impl Type {
             Type::Bf16 => "BF16",
             Type::Q8_0 => "Q8_0",
             Type::Q4_0 => "Q4_0",
+            Type::Q4K => "Q4_K",
+            Type::Q5K => "Q5_K",
             Type::Q6K => "Q6_K",
         }
     }
@@ -76,7 +86,7 @@ impl Type {
     pub const fn is_float(self) -> bool {
         match self {
             Type::F32 | Type::F16 | Type::Bf16 => true,
-            Type::Q8_0 | Type::Q4_0 | Type::Q6K => false,
+            Type::Q8_0 | Type::Q4_0 | Type::Q4K | Type::Q5K | Type::Q6K => false,
         }
     }
 
@@ -87,6 +97,8 @@ impl Type {
             Type::F16 => Format::F16,
             Type::Q8_0 => Format::Q8_0,
             Type::Q4_0 => Format::Q4_0,
+            Type::Q4K => Format::Q4K,
+            Type::Q5K => Format::Q5K,
             Type::Q6K => Format::Q6K,
         }
     }
@@ -100,7 +112,9 @@ impl Type {
     pub const fn block_bytes(self) -> u64 {
         match self {
             Type::Bf16 => 2,
-            Type::F32 | Type::F16 | Type::Q8_0 | Type::Q4_0 | Type::Q6K => self.format().unit_bytes() as u64,
+            Type::F32 | Type::F16 | Type::Q8_0 | Type::Q4_0 | Type::Q4K | Type::Q5K | Type::Q6K => {
+                self.format().unit_bytes() as u64
+            }
         }
     }
 }

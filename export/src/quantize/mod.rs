@@ -11,7 +11,7 @@
 //! Every unit (see [`lfm_graphs::weights::format`]) depends on its own elements only, so the bytes are the same for any
 //! number of threads and any cut of a tensor into rows. Arithmetic is plain f32 in a fixed order: the bytes are also
 //! the same on every machine. What a format cannot hold (NaN, infinities, values whose scale exceeds f16) is an error,
-//! never a silent infinity.
+//! never a silent infinity. q4_k and q5_k are taken over from GGUF files and never made.
 
 pub mod random;
 pub mod recipe;
@@ -27,7 +27,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use random::RandomWeights;
-pub use recipe::{Recipe, WeightRole};
+pub use recipe::{Recipe, RecipeError, WeightRole};
 
 use group::{Fault, FaultKind};
 
@@ -47,6 +47,12 @@ pub enum QuantiseError {
         found: usize,
         /// The length that the shape implies.
         expected: usize,
+    },
+    /// No quantiser makes this format: it comes in blocks, out of a GGUF file.
+    #[error("there is no quantiser to {format}, only to f32, f16, q8_0, q4_0 and q6_k")]
+    NoQuantiser {
+        /// Target format.
+        format: Format,
     },
     /// A weight is NaN or infinite.
     #[error("quantising to {format}: row {row}, element {element} is {value}, expected a finite weight")]
@@ -81,7 +87,7 @@ impl QuantiseError {
     #[must_use]
     pub fn below(self, first: usize) -> QuantiseError {
         match self {
-            QuantiseError::Length { .. } => self,
+            QuantiseError::Length { .. } | QuantiseError::NoQuantiser { .. } => self,
             QuantiseError::NotFinite { format, row, element, value } => {
                 QuantiseError::NotFinite { format, row: first.saturating_add(row), element, value }
             }
@@ -100,6 +106,7 @@ const PIECE: usize = 1 << 14;
 /// Runs on the current rayon pool. Of several faults the first one, in order of elements, is reported.
 pub fn quantise_rows(format: Format, values: &[f32], k: usize, out: &mut [u8]) -> Result<(), QuantiseError> {
     let length = |what, found, expected| QuantiseError::Length { format, k, what, found, expected };
+    let encode = encoder(format).ok_or(QuantiseError::NoQuantiser { format })?;
     let rows = values.len().checked_div(k).unwrap_or(0);
     if rows.checked_mul(k) != Some(values.len()) {
         return Err(length("the source", values.len(), rows.saturating_mul(k)));
@@ -117,7 +124,7 @@ pub fn quantise_rows(format: Format, values: &[f32], k: usize, out: &mut [u8]) -
         .zip(out.par_chunks_exact_mut(row_bytes))
         .enumerate()
         .with_min_len((PIECE / k).max(1))
-        .filter_map(|(row, (values, out))| quantise_row(format, values, out).err().map(|fault| (row, fault)))
+        .filter_map(|(row, (values, out))| encode(values, out).err().map(|fault| (row, fault)))
         .min_by_key(|(row, _)| *row);
     let Some((row, Fault { element, kind })) = fault else { return Ok(()) };
     let value = values.get(row * k + element).copied().unwrap_or_default();
@@ -127,15 +134,24 @@ pub fn quantise_rows(format: Format, values: &[f32], k: usize, out: &mut [u8]) -
     })
 }
 
-/// One row; the lengths have been checked.
-fn quantise_row(format: Format, values: &[f32], out: &mut [u8]) -> Result<(), Fault> {
-    match format {
-        Format::F32 => group::each(values, out, f16::encode_f32),
-        Format::F16 => f16::encode_row(values, out),
-        Format::Q8_0 => group::each(values, out, q8_0::encode),
-        Format::Q4_0 => group::each(values, out, q4_0::encode),
-        Format::Q6K => group::each(values, out, q6_k::encode),
-    }
+/// Quantises one row, whose lengths have been checked.
+type Encoder = fn(&[f32], &mut [u8]) -> Result<(), Fault>;
+
+/// Whether weights can be quantised to a format.
+pub(crate) fn is_made(format: Format) -> bool {
+    encoder(format).is_some()
+}
+
+/// The quantiser to a format; `None` for a format that is only taken over from files.
+fn encoder(format: Format) -> Option<Encoder> {
+    Some(match format {
+        Format::F32 => |values, out| group::each(values, out, f16::encode_f32),
+        Format::F16 => f16::encode_row,
+        Format::Q8_0 => |values, out| group::each(values, out, q8_0::encode),
+        Format::Q4_0 => |values, out| group::each(values, out, q4_0::encode),
+        Format::Q6K => |values, out| group::each(values, out, q6_k::encode),
+        Format::Q4K | Format::Q5K => return None,
+    })
 }
 
 #[cfg(test)]

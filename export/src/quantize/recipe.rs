@@ -8,6 +8,9 @@
 //! | `f16` | f16 | f16 | f32 |
 //! | `f32` | f32 | f32 | f32 |
 //!
+//! A GGUF file has the formats that it has, q4_k and q5_k among them; the recipe of its bundle has the name of the one
+//! that most of its matrices have.
+//!
 //! The router is never quantised: a flipped expert is a different model. In `q8_0`, whose point is to be close to the
 //! original, the embedding stays in f16: its error goes through every layer, and eight bits there cost as much
 //! accuracy as eight bits everywhere else (a third of the error of a small mixture's logits).
@@ -18,6 +21,8 @@ use std::str::FromStr;
 use lfm_graphs::weights::Format;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::is_made;
 
 /// What a weight is used for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,6 +48,30 @@ pub struct Recipe {
     matrices: Format,
 }
 
+impl WeightRole {
+    /// Every role, in declaration order.
+    pub const ALL: [WeightRole; 6] = [
+        WeightRole::Embedding,
+        WeightRole::Matrix,
+        WeightRole::Expert,
+        WeightRole::Router,
+        WeightRole::ConvKernel,
+        WeightRole::Vector,
+    ];
+
+    /// The name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            WeightRole::Embedding => "embedding",
+            WeightRole::Matrix => "matrix",
+            WeightRole::Expert => "expert",
+            WeightRole::Router => "router",
+            WeightRole::ConvKernel => "conv_kernel",
+            WeightRole::Vector => "vector",
+        }
+    }
+}
+
 impl Recipe {
     /// The recipe whose matrices have this format.
     pub const fn new(matrices: Format) -> Recipe {
@@ -55,7 +84,7 @@ impl Recipe {
             WeightRole::Router | WeightRole::ConvKernel | WeightRole::Vector => Format::F32,
             WeightRole::Matrix | WeightRole::Expert => unpadded(self.matrices, k),
             WeightRole::Embedding => match self.matrices {
-                Format::Q4_0 | Format::Q6K => unpadded(Format::Q6K, k),
+                Format::Q4_0 | Format::Q6K | Format::Q4K | Format::Q5K => unpadded(Format::Q6K, k),
                 Format::F32 | Format::F16 => self.matrices,
                 Format::Q8_0 => Format::F16,
             },
@@ -63,11 +92,11 @@ impl Recipe {
     }
 }
 
-/// Blocks of 256 pad too much of a short row: q6_k gives way to q8_0 where it would pad at all.
+/// Blocks of 256 pad too much of a short row: they give way to q8_0 where they would pad at all.
 const fn unpadded(format: Format, k: usize) -> Format {
     match format {
-        Format::Q6K if !k.is_multiple_of(Format::Q6K.unit_k()) => Format::Q8_0,
-        Format::F32 | Format::F16 | Format::Q8_0 | Format::Q4_0 | Format::Q6K => format,
+        Format::Q6K | Format::Q4K | Format::Q5K if !k.is_multiple_of(format.unit_k()) => Format::Q8_0,
+        _ => format,
     }
 }
 
@@ -83,20 +112,32 @@ impl fmt::Display for Recipe {
     }
 }
 
-/// A name that is no recipe.
+/// A name that is no recipe to quantise by.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("unknown weight recipe `{found}`, expected one of f32, f16, q8_0, q4_0, q6_k")]
-pub struct UnknownRecipe {
-    /// The name as given.
-    pub found: String,
+pub enum RecipeError {
+    /// The name of no format.
+    #[error("unknown weight recipe `{found}`, expected one of f32, f16, q8_0, q4_0, q6_k")]
+    Unknown {
+        /// The name as given.
+        found: String,
+    },
+    /// A format that is taken over from GGUF files and never made.
+    #[error(
+        "weights cannot be quantised to {format}, which is only taken over from GGUF files; expected one of f32, f16, \
+         q8_0, q4_0, q6_k"
+    )]
+    NoQuantiser {
+        /// The format.
+        format: Format,
+    },
 }
 
 impl FromStr for Recipe {
-    type Err = UnknownRecipe;
+    type Err = RecipeError;
 
-    fn from_str(name: &str) -> Result<Recipe, UnknownRecipe> {
-        let format = name.parse().map_err(|_| UnknownRecipe { found: name.to_owned() })?;
-        Ok(Recipe::new(format))
+    fn from_str(name: &str) -> Result<Recipe, RecipeError> {
+        let format: Format = name.parse().map_err(|_| RecipeError::Unknown { found: name.to_owned() })?;
+        if is_made(format) { Ok(Recipe::new(format)) } else { Err(RecipeError::NoQuantiser { format }) }
     }
 }
 
@@ -106,12 +147,20 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_formats() {
+        let unknown = "int4".parse::<Recipe>().unwrap_err().to_string();
         for format in Format::ALL {
-            assert_eq!(format.name().parse(), Ok(Recipe::new(format)));
             assert_eq!(Recipe::new(format).to_string(), format.name());
+            assert_eq!(unknown.contains(format.name()), is_made(format), "{unknown}");
+            match format.name().parse::<Recipe>() {
+                Ok(recipe) => assert_eq!(recipe, Recipe::new(format)),
+                Err(error) => assert_eq!(error, RecipeError::NoQuantiser { format }),
+            }
         }
-        let error = "int4".parse::<Recipe>().unwrap_err().to_string();
-        assert!(Format::ALL.iter().all(|format| error.contains(format.name())), "{error}");
+        let error = "q4_k".parse::<Recipe>().unwrap_err().to_string();
+        assert!(
+            error.contains("quantised to q4_k") && error.ends_with("f32, f16, q8_0, q4_0, q6_k"),
+            "{error}"
+        );
     }
 
     #[test]

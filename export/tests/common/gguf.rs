@@ -6,6 +6,7 @@ use std::path::Path;
 use lfm_export::gguf::{Type, gguf_name};
 use lfm_export::quantize::quantise_rows;
 use lfm_export::quantize::recipe::{Recipe, WeightRole};
+use lfm_graphs::testing::Rng;
 use lfm_model::{Checkpoint, Config, OperatorKind, TensorKind};
 use serde_json::Value;
 
@@ -47,9 +48,33 @@ pub fn number(kind: Type) -> u32 {
         Type::F16 => 1,
         Type::Q4_0 => 2,
         Type::Q8_0 => 8,
+        Type::Q4K => 12,
+        Type::Q5K => 13,
         Type::Q6K => 14,
         Type::Bf16 => 30,
     }
+}
+
+/// The byte at which each f16 of a block of this type begins: its scales.
+pub fn scales(kind: Type) -> &'static [usize] {
+    match kind {
+        Type::F32 | Type::F16 | Type::Bf16 => panic!("{} has no blocks", kind.name()),
+        Type::Q8_0 | Type::Q4_0 => &[0],
+        Type::Q4K | Type::Q5K => &[0, 2],
+        Type::Q6K => &[208],
+    }
+}
+
+/// Blocks of random bytes with scales from 2^-12 to 2^-8 of either sign.
+pub fn blocks(kind: Type, count: u64, rng: &mut Rng) -> Vec<u8> {
+    let mut data: Vec<u8> = (0..count * kind.block_bytes()).map(|_| rng.below(256) as u8).collect();
+    for block in data.chunks_mut(kind.block_bytes() as usize) {
+        for at in scales(kind) {
+            let scale = (0x0c00 + rng.below(0x1000) + (rng.below(2) << 15)) as u16;
+            block[*at..*at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+    }
+    data
 }
 
 impl Writer {
@@ -76,8 +101,7 @@ impl Writer {
             let format = recipe.format_for(role, k);
             let mut data = vec![0; values.len() / k * format.row_bytes(k).unwrap()];
             quantise_rows(format, &values, k, &mut data).unwrap();
-            let types = [Type::F32, Type::F16, Type::Q8_0, Type::Q4_0, Type::Q6K];
-            let mut kind = types.into_iter().find(|kind| kind.format() == format).unwrap();
+            let mut kind = Type::ALL.into_iter().find(|kind| kind.format() == format).unwrap();
             if bf16 && kind == Type::F32 && spec.shape.len() > 1 {
                 kind = Type::Bf16;
                 data = data.chunks(4).flat_map(|x| [x[2], x[3]]).collect();
@@ -189,6 +213,13 @@ impl Writer {
     /// Takes a key away.
     pub fn remove(&mut self, key: &str) {
         self.keys.retain(|(name, ..)| name != key);
+    }
+
+    /// Gives a tensor another type, and random blocks.
+    pub fn retype(&mut self, name: &str, kind: Type, rng: &mut Rng) {
+        let entry = self.tensor(name);
+        let count = entry.ne.iter().product::<u64>() / kind.block();
+        (entry.kind, entry.data) = (number(kind), blocks(kind, count, rng));
     }
 
     /// A tensor by name.

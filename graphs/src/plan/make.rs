@@ -182,13 +182,14 @@ pub(super) fn place_weights(graph: &Graph) -> Result<(Vec<WeightSlot>, u64), Pla
     Ok((slots, end))
 }
 
-/// The states one after another, and their bytes.
+/// The states one after another, and their bytes. Keys and values have room for whole groups of 16 positions.
 pub(super) fn place_states(graph: &Graph, context: u32) -> Result<(Vec<StateSlot>, u64), PlanError> {
     let overflow = || PlanError::Overflow { what: "the bytes of the states".into() };
     let mut end = 0u64;
     let mut slots = Vec::with_capacity(graph.states.len());
+    let positions = context.checked_next_multiple_of(16).ok_or_else(overflow)?;
     for state in graph.states.values() {
-        let bytes = state.ty.bytes(0, context).ok_or_else(overflow)?;
+        let bytes = state.ty.bytes(0, positions).ok_or_else(overflow)?;
         slots.push(StateSlot { name: state.name.clone(), offset: end, bytes });
         end = end.checked_add(bytes).and_then(align).ok_or_else(overflow)?;
     }

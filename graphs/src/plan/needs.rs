@@ -86,8 +86,15 @@ pub(super) fn check_graph(graph: &Graph) -> Result<(), PlanError> {
                 let message = format!("the kernel is stored as {}, expected f32", format(node.args[1]));
                 return unsupported(node, message);
             }
+            // Kernels make `silu(gate) * up` of both products in one pass over the rows.
+            Op::SwiGlu if format(node.args[1]) != format(node.args[2]) => {
+                return unsupported(node, two_formats(format(node.args[1]), format(node.args[2])));
+            }
             Op::Moe { bias, .. } => {
                 let experts = expert_formats(graph, node, *bias);
+                if experts[0] != experts[1] {
+                    return unsupported(node, two_formats(experts[0], experts[1]));
+                }
                 if experts.iter().any(|f| is_quantised(*f) != is_quantised(experts[0])) {
                     let [gate, up, down] = experts;
                     let message = format!(
@@ -251,6 +258,10 @@ impl Sizes<'_> {
     }
 }
 
+fn two_formats(gate: Format, up: Format) -> String {
+    format!("gate and up are stored as {gate} and {up}, expected one format for both")
+}
+
 fn step(index: usize) -> u32 {
     // The verifier caps nodes far below this.
     u32::try_from(index).unwrap_or(u32::MAX)
@@ -260,7 +271,7 @@ fn step(index: usize) -> u32 {
 pub(super) fn is_quantised(format: Format) -> bool {
     match format {
         Format::F32 | Format::F16 => false,
-        Format::Q8_0 | Format::Q4_0 | Format::Q6K => true,
+        Format::Q8_0 | Format::Q4_0 | Format::Q6K | Format::Q4K | Format::Q5K => true,
     }
 }
 

@@ -8,13 +8,13 @@ use super::align;
 const PANEL_K: u64 = 256;
 /// Groups of 32 in [`PANEL_K`].
 const PANEL_GROUPS: u64 = 8;
-/// Words of one token's group: 8 of int8, then scale, correction and the sums of both halves.
-const GROUP_WORDS: u64 = 11;
+/// Words of one token's group: 8 of int8, then scale, correction, the sums of both halves, and the scaled sum.
+const GROUP_WORDS: u64 = 12;
 
 /// 32-bit words of the panels of `tokens` tokens of `k` elements, however they are cut into panels; `None` on overflow.
 ///
-/// Per token and group of 32 elements: 8 words of int8, the scale, a correction and a pair of sums. K is padded to
-/// a multiple of 256.
+/// Per token and group of 32 elements: 8 words of int8, the scale, a correction, a pair of sums and the scaled sum. K is
+/// padded to a multiple of 256.
 pub const fn panel_words(tokens: u64, k: u64) -> Option<u64> {
     match k.div_ceil(PANEL_K).checked_mul(PANEL_GROUPS * GROUP_WORDS) {
         Some(words) => words.checked_mul(tokens),
@@ -91,10 +91,10 @@ mod tests {
 
     #[test]
     fn panels_pad_k_to_256() {
-        assert_eq!(panel_words(1, 1), Some(88));
-        assert_eq!(panel_words(3, 256), Some(264));
-        assert_eq!(panel_words(9, 2048), Some(9 * 704));
-        assert_eq!(panel_words(9, 2049), Some(9 * 792));
+        assert_eq!(panel_words(1, 1), Some(96));
+        assert_eq!(panel_words(3, 256), Some(288));
+        assert_eq!(panel_words(9, 2048), Some(9 * 768));
+        assert_eq!(panel_words(9, 2049), Some(9 * 864));
         assert_eq!(panel_words(0, 2048), Some(0));
         assert_eq!(panel_words(u64::MAX, 1), None);
     }
@@ -127,11 +127,11 @@ mod tests {
                 let slots = tokens * 4;
                 assert_eq!(s.logits.end - s.logits.start, tokens * 32 * 4);
                 assert_eq!(s.starts.end - s.starts.start, 33 * 4);
-                assert_eq!(s.x.end - s.x.start, if quantised { slots * 704 * 4 } else { slots * 2048 * 4 });
+                assert_eq!(s.x.end - s.x.start, if quantised { slots * 768 * 4 } else { slots * 2048 * 4 });
                 assert_eq!(s.hidden.end - s.hidden.start, slots * 1792 * 4);
                 assert_eq!(
                     s.hidden_panels.end - s.hidden_panels.start,
-                    if quantised { slots * 616 * 4 } else { 0 }
+                    if quantised { slots * 672 * 4 } else { 0 }
                 );
                 assert_eq!(s.y.end - s.y.start, slots * 2048 * 4);
             }

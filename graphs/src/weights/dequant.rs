@@ -5,14 +5,17 @@
 //! q8_0       scale * q
 //! q4_0       scale * (nibble - 8)
 //! q6_k       d * (sub * (q - 32))      the bracket is an exact integer
+//! q4_k, q5_k d * sc * q - dmin * m
 //! ```
 //!
-//! The first products of q8_0 and q4_0 are exact in f32 (11 + 8 bits); q6_k rounds once.
+//! The first products of q8_0 and q4_0 are exact in f32 (11 + 8 bits); q6_k rounds once. In q4_k and q5_k both products
+//! are exact (11 + 6 + 5 and 11 + 6 bits), so only the difference rounds, fused or not.
 
 use half::f16;
 use thiserror::Error;
 
 use super::format::Format;
+use super::k_quant;
 use super::layout;
 use super::pack::{self, PackError};
 use super::q6_k;
@@ -44,6 +47,8 @@ pub fn dequantise_row(format: Format, row: &[u8], out: &mut [f32]) -> Result<(),
         Format::Q8_0 => each(row, out, q8_0_unit),
         Format::Q4_0 => each(row, out, q4_0_unit),
         Format::Q6K => each(row, out, q6_k_unit),
+        Format::Q4K => each(row, out, q4_k_unit),
+        Format::Q5K => each(row, out, q5_k_unit),
     }
     Ok(())
 }
@@ -86,6 +91,28 @@ pub fn q6_k_unit(unit: &[u8; 210]) -> [f32; 256] {
     })
 }
 
+/// The values of one canonical q4_k unit.
+pub fn q4_k_unit(unit: &[u8; 144]) -> [f32; 256] {
+    k_values(&std::array::from_fn(|i| unit[i]), &k_quant::q4_k_codes(unit))
+}
+
+/// The values of one canonical q5_k unit.
+pub fn q5_k_unit(unit: &[u8; 176]) -> [f32; 256] {
+    k_values(&std::array::from_fn(|i| unit[i]), &k_quant::q5_k_codes(unit))
+}
+
+/// The values of 256 codes with the scales of a q4_k or q5_k unit, its first 16 bytes.
+fn k_values(head: &[u8; 16], codes: &[u8; 256]) -> [f32; 256] {
+    let d = f16::from_le_bytes([head[0], head[1]]).to_f32();
+    let dmin = f16::from_le_bytes([head[2], head[3]]).to_f32();
+    let scales = k_quant::scales(&std::array::from_fn(|i| head[k_quant::SCALES + i]));
+    let scales = scales.map(|group| (d * f32::from(group.sc), dmin * f32::from(group.m)));
+    std::array::from_fn(|i| {
+        let (scale, min) = scales[i / 32];
+        scale * f32::from(codes[i]) - min
+    })
+}
+
 /// Decodes every unit, the last one as far as `out` goes.
 fn each<const UNIT: usize, const N: usize>(
     row: &[u8],
@@ -99,6 +126,7 @@ fn each<const UNIT: usize, const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::k_quant::GroupScale;
     use super::*;
 
     /// f16 bits of 0.5.
@@ -140,6 +168,26 @@ mod tests {
         }
         // Element 100 = 0 * 128 + 3 * 32 + 4: high nibble of ql[32 + 4], top bits of qh[4].
         assert_eq!(codes[100], unit[36] >> 4 | unit[132] >> 6 << 4);
+    }
+
+    #[test]
+    fn q4_k_and_q5_k_scale_and_shift_each_group() {
+        let scales: [GroupScale; 8] =
+            std::array::from_fn(|g| GroupScale { sc: 63 - g as u8, m: 8 * g as u8 });
+        let (mut q4, mut q5) = ([0; 144], [0; 176]);
+        for head in [&mut q4[..16], &mut q5[..16]] {
+            head[..2].copy_from_slice(&HALF);
+            head[2..4].copy_from_slice(&f16::from_f32(0.25).to_le_bytes());
+            head[4..].copy_from_slice(&k_quant::set_scales(&scales));
+        }
+        let codes: [u8; 256] = std::array::from_fn(|i| (i * 7 % 32) as u8);
+        k_quant::set_q4_k_codes(&mut q4, &codes.map(|code| code % 16));
+        k_quant::set_q5_k_codes(&mut q5, &codes);
+        for (i, (v4, v5)) in q4_k_unit(&q4).into_iter().zip(q5_k_unit(&q5)).enumerate() {
+            let (sc, m) = (63 - i as i32 / 32, 8 * (i as i32 / 32));
+            let value = |code: u8| 0.25 * (2 * sc * i32::from(code) - m) as f32;
+            assert_eq!((v4, v5), (value(codes[i] % 16), value(codes[i])), "element {i}");
+        }
     }
 
     #[test]

@@ -13,6 +13,14 @@
 //!                            and l = 0..32, element 128 h + 32 c + l has
 //!                              bits 0-3  ql[64 h + 32 (c % 2) + l], low nibble for c < 2, else high nibble
 //!                              bits 4-5  qh[32 h + l] >> 2 c
+//! q4_k  256 elements 144 B  [f16 d][f16 dmin][12 B scales][qs 128 B]   value = d * sc * q - dmin * m
+//!                            group g (0..8) is elements 32 g .. 32 g + 32, with a scale sc and a minimum m of six bits
+//!                            each, in the scales' bytes s:
+//!                              g < 4   sc  s[g] & 63                             m  s[4 + g] & 63
+//!                              g >= 4  sc  s[4 + g] & 15 | s[g - 4] >> 6 << 4    m  s[4 + g] >> 4 | s[g] >> 6 << 4
+//!                            element 32 g + l: qs[32 (g / 2) + l], low nibble for even g, else high nibble
+//! q5_k  256 elements 176 B  [f16 d][f16 dmin][12 B scales][qh 32 B][qs 128 B]   value = d * sc * q - dmin * m
+//!                            the same, and bit 4 of element 32 g + l is bit g of qh[l]
 //! ```
 //!
 //! All numbers are little-endian. A row whose K is not a multiple of the unit ends with a unit whose missing
@@ -42,11 +50,19 @@ pub enum Format {
     /// Blocks of 256 six-bit codes (offset 32), one signed byte of scale per 16 and one f16 scale per 256.
     #[serde(rename = "q6_k")]
     Q6K,
+    /// Blocks of 256 nibbles, a scale and a minimum of six bits each per 32, and an f16 for all scales and one for all
+    /// minima.
+    #[serde(rename = "q4_k")]
+    Q4K,
+    /// The same with five-bit codes.
+    #[serde(rename = "q5_k")]
+    Q5K,
 }
 
 impl Format {
     /// Every format, in declaration order.
-    pub const ALL: [Format; 5] = [Format::F32, Format::F16, Format::Q8_0, Format::Q4_0, Format::Q6K];
+    pub const ALL: [Format; 7] =
+        [Format::F32, Format::F16, Format::Q8_0, Format::Q4_0, Format::Q6K, Format::Q4K, Format::Q5K];
 
     /// The name used in files and on command lines.
     pub const fn name(self) -> &'static str {
@@ -56,6 +72,8 @@ impl Format {
             Format::Q8_0 => "q8_0",
             Format::Q4_0 => "q4_0",
             Format::Q6K => "q6_k",
+            Format::Q4K => "q4_k",
+            Format::Q5K => "q5_k",
         }
     }
 
@@ -64,7 +82,7 @@ impl Format {
         match self {
             Format::F32 | Format::F16 => 1,
             Format::Q8_0 | Format::Q4_0 => 32,
-            Format::Q6K => 256,
+            Format::Q6K | Format::Q4K | Format::Q5K => 256,
         }
     }
 
@@ -76,14 +94,16 @@ impl Format {
             Format::Q8_0 => 34,
             Format::Q4_0 => 18,
             Format::Q6K => 210,
+            Format::Q4K => 144,
+            Format::Q5K => 176,
         }
     }
 
-    /// Elements that share the finest scale: 16 for q6_k, 32 for q8_0 and q4_0, 1 for floats.
+    /// Elements that share the finest scale: 16 for q6_k, 32 for the other quantised formats, 1 for floats.
     pub const fn scale_group(self) -> usize {
         match self {
             Format::F32 | Format::F16 => 1,
-            Format::Q8_0 | Format::Q4_0 => 32,
+            Format::Q8_0 | Format::Q4_0 | Format::Q4K | Format::Q5K => 32,
             Format::Q6K => 16,
         }
     }
@@ -92,7 +112,7 @@ impl Format {
     pub const fn is_quantised(self) -> bool {
         match self {
             Format::F32 | Format::F16 => false,
-            Format::Q8_0 | Format::Q4_0 | Format::Q6K => true,
+            Format::Q8_0 | Format::Q4_0 | Format::Q6K | Format::Q4K | Format::Q5K => true,
         }
     }
 
@@ -125,7 +145,7 @@ impl fmt::Display for Format {
 
 /// A name that is no weight format.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("unknown weight format `{found}`, expected one of f32, f16, q8_0, q4_0, q6_k")]
+#[error("unknown weight format `{found}`, expected one of f32, f16, q8_0, q4_0, q6_k, q4_k, q5_k")]
 pub struct UnknownFormat {
     /// The name as given.
     pub found: String,
@@ -162,6 +182,8 @@ mod tests {
         assert_eq!(Format::Q4_0.bits_per_weight(), 4.5);
         assert_eq!(Format::Q8_0.bits_per_weight(), 8.5);
         assert_eq!(Format::Q6K.bits_per_weight(), 6.5625);
+        assert_eq!(Format::Q4K.bits_per_weight(), 4.5);
+        assert_eq!(Format::Q5K.bits_per_weight(), 5.5);
         assert_eq!(Format::Q4_0.row_bytes(2048), Some(1152));
         assert_eq!(Format::Q4_0.row_bytes(33), Some(36));
         assert_eq!(Format::Q6K.row_bytes(257), Some(420));

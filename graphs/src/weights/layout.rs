@@ -82,11 +82,43 @@
 //!
 //! Value: `d * sub * (q - 32)` with the six-bit q.
 //!
+//! # q4_k: 16 rows x 256 k (eight groups of 32), 2368 B
+//!
+//! Like q6_k in the order of reading. The six-bit scales and minima of the canonical form get a byte each.
+//!
+//! ```text
+//! offset    0   32   d[row]      f16
+//!          32   32   dmin[row]   f16
+//!          64  576   pair p = 0: groups 0 and 1
+//!         640  576   pair p = 1: groups 2 and 3
+//!        1216  576   pair p = 2: groups 4 and 5
+//!        1792  576   pair p = 3: groups 6 and 7
+//!
+//! pair      0   64   sc[g = 0][row], m[g = 0][row], sc[g = 1][row], m[g = 1][row]   u8, 0..64
+//!          64  256   g = 0: as a group of q4_0
+//!         320  256   g = 1: the same
+//! ```
+//!
+//! Value: `d * sc * q - dmin * m` with the nibble q.
+//!
+//! # q5_k: 16 rows x 256 k (eight groups of 32), 2880 B
+//!
+//! q4_k with longer groups: a pair has 704 bytes.
+//!
+//! ```text
+//! group     0   64   hi: 1 vector; bit j of byte 4 row + i is bit 4 of element 4 j + i of the group, j = 0..8
+//!          64  256   lo: bits 0-3, as a group of q4_0
+//! ```
+//!
+//! Value: `d * sc * q - dmin * m` with the five-bit q.
+//!
 //! # Padding
 //!
-//! Padding has the value zero and one defined byte pattern: scales, d and sub are 0; the code is the one of value zero
-//! (q4_0 nibble 8, q8_0 0, q6_k q = 32); floats are +0. So look a row-block's padding rows, and every group (q6_k: block)
-//! of a row that lies past K. A group that K cuts keeps its scale, and its elements past K have the code of value zero.
+//! Padding has the value zero and one defined byte pattern: scales, minima, d, dmin and sub are 0; the code is the one of
+//! value zero (q4_0 nibble 8, q6_k q = 32, else 0); floats are +0. So look a row-block's padding rows, and every group
+//! (q6_k, q4_k, q5_k: block) of a row that lies past K. A unit that K cuts is stored as it is: it keeps its scales, and
+//! its elements past K have the codes of the canonical unit (which a quantiser sets to that of value zero). No product
+//! depends on them, because activations past K are zero.
 
 use super::format::Format;
 
@@ -153,7 +185,52 @@ pub mod q6_k {
     pub const OFFSET: u8 = 32;
 }
 
+/// Offsets and sizes inside a q4_k block, in bytes.
+pub mod q4_k {
+    /// K of one block.
+    pub const K: usize = 256;
+    /// Pairs of groups in one block.
+    pub const PAIRS: usize = 4;
+    /// The scale of the minima, `dmin[16]` as f16; `d[16]` as f16 lies before.
+    pub const DMIN: usize = 32;
+    /// First pair; `d` and `dmin` lie before.
+    pub const PAIR_0: usize = 64;
+    /// Within a pair: first group; `[2 groups][sc, m][16 rows]`, a byte each, lies before.
+    pub const PAIR_GROUPS: usize = 64;
+    /// One group: 4 vectors, as in q4_0.
+    pub const GROUP_BYTES: usize = 256;
+    /// One pair: scales, minima and two groups.
+    pub const PAIR_BYTES: usize = PAIR_GROUPS + 2 * GROUP_BYTES;
+    /// One block.
+    pub const BYTES: usize = PAIR_0 + PAIRS * PAIR_BYTES;
+}
+
+/// Offsets and sizes inside a q5_k block, in bytes.
+pub mod q5_k {
+    /// K of one block.
+    pub const K: usize = 256;
+    /// Pairs of groups in one block.
+    pub const PAIRS: usize = 4;
+    /// The scale of the minima, `dmin[16]` as f16; `d[16]` as f16 lies before.
+    pub const DMIN: usize = 32;
+    /// First pair; `d` and `dmin` lie before.
+    pub const PAIR_0: usize = 64;
+    /// Within a pair: first group; `[2 groups][sc, m][16 rows]`, a byte each, lies before.
+    pub const PAIR_GROUPS: usize = 64;
+    /// Within a group: bit 4, 1 vector.
+    pub const HI: usize = 0;
+    /// Within a group: bits 0-3, 4 vectors, as in q4_0.
+    pub const LO: usize = 64;
+    /// One group: `hi` and `lo`.
+    pub const GROUP_BYTES: usize = LO + 256;
+    /// One pair: scales, minima and two groups.
+    pub const PAIR_BYTES: usize = PAIR_GROUPS + 2 * GROUP_BYTES;
+    /// One block.
+    pub const BYTES: usize = PAIR_0 + PAIRS * PAIR_BYTES;
+}
+
 const _: () = assert!(q4_0::BYTES == 576 && q8_0::BYTES == 1088 && q6_k::BYTES == 3392);
+const _: () = assert!(q4_k::BYTES == 2368 && q5_k::BYTES == 2880);
 
 /// Elements along K in one block.
 pub const fn block_k(format: Format) -> usize {
@@ -162,6 +239,8 @@ pub const fn block_k(format: Format) -> usize {
         Format::Q8_0 => q8_0::K,
         Format::Q4_0 => q4_0::K,
         Format::Q6K => q6_k::K,
+        Format::Q4K => q4_k::K,
+        Format::Q5K => q5_k::K,
     }
 }
 
@@ -173,6 +252,8 @@ pub const fn block_bytes(format: Format) -> usize {
         Format::Q8_0 => q8_0::BYTES,
         Format::Q4_0 => q4_0::BYTES,
         Format::Q6K => q6_k::BYTES,
+        Format::Q4K => q4_k::BYTES,
+        Format::Q5K => q5_k::BYTES,
     }
 }
 
@@ -226,6 +307,8 @@ mod tests {
         assert_eq!(packed_bytes(Format::Q4_0, 1792, 2048), Some(1792 * 1152));
         assert_eq!(packed_bytes(Format::Q8_0, 512, 2048), Some(512 * 64 * 34));
         assert_eq!(packed_bytes(Format::Q6K, 65536, 2048), Some(65536 / 16 * 8 * 3392));
+        assert_eq!(packed_bytes(Format::Q4K, 1792, 2048), Some(1792 / 16 * 8 * 2368));
+        assert_eq!(packed_bytes(Format::Q5K, 512, 2048), Some(512 / 16 * 8 * 2880));
         assert_eq!(packed_bytes(Format::F32, 2048, 3), Some(2048 * 3 * 4));
         assert_eq!(stack_bytes(Format::Q4_0, 32, 1792, 2048), Some(32 * 1792 * 1152));
     }

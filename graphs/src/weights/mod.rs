@@ -6,6 +6,7 @@
 
 pub mod dequant;
 pub mod format;
+pub mod k_quant;
 pub mod layout;
 pub mod pack;
 pub mod q6_k;

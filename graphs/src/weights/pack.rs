@@ -1,16 +1,18 @@
 //! Packing: canonical rows to the layouts of [`super::layout`], and exactly back.
 //!
 //! The unit of work is the row-block (16 rows), so a tensor can be packed as a stream and row-blocks can be handed to
-//! threads; [`pack`] and [`unpack`] are loops over it. Packing moves bytes only (q6_k also regroups bits and widens
-//! `d`), so `unpack(pack(rows)) == rows`, bit for bit, for every input that `pack` accepts: the scales of quantised
+//! threads; [`pack`] and [`unpack`] are loops over it. Packing moves bytes only (q6_k, q4_k and q5_k also
+//! regroup bits, q6_k widens `d`), so `unpack(pack(rows)) == rows`, bit for bit, for every input that `pack` accepts: the scales of quantised
 //! units and the elements of float rows must be finite.
 
+mod k_units;
 mod units;
 
 use thiserror::Error;
 
 use super::format::Format;
 use super::layout::{self, ROWS};
+use k_units::{Q4K, Q5K};
 use units::{F16, F32, Q4, Q6, Q8, Units};
 
 /// Why rows could not be packed or unpacked.
@@ -68,9 +70,11 @@ pub enum PackError {
         /// First element of the unit.
         k: usize,
     },
-    /// A packed q6_k scale that no f16 widens to.
-    #[error("row {row}, element {k}: found a q6_k scale that is not a finite f16")]
-    NotHalf {
+    /// A packed scale that no canonical unit has: in q6_k no finite f16, in q4_k and q5_k longer than six bits.
+    #[error("row {row}, element {k}: found a packed {format} scale that no {format} block of a file has")]
+    NotCanonical {
+        /// Format of the matrix.
+        format: Format,
         /// Row within the matrix or row-block.
         row: usize,
         /// First element of the unit.
@@ -95,6 +99,8 @@ pub fn pack_row_block(
         Format::Q8_0 => pack_blocks::<Q8, 34, { layout::q8_0::BYTES }>(rows, k, canonical, out),
         Format::Q4_0 => pack_blocks::<Q4, 18, { layout::q4_0::BYTES }>(rows, k, canonical, out),
         Format::Q6K => pack_blocks::<Q6, 210, { layout::q6_k::BYTES }>(rows, k, canonical, out),
+        Format::Q4K => pack_blocks::<Q4K, 144, { layout::q4_k::BYTES }>(rows, k, canonical, out),
+        Format::Q5K => pack_blocks::<Q5K, 176, { layout::q5_k::BYTES }>(rows, k, canonical, out),
     }
 }
 
@@ -208,7 +214,9 @@ impl PackError {
     fn below(self, first: usize) -> PackError {
         match self {
             PackError::NotFinite { format, row, k } => PackError::NotFinite { format, row: first + row, k },
-            PackError::NotHalf { row, k } => PackError::NotHalf { row: first + row, k },
+            PackError::NotCanonical { format, row, k } => {
+                PackError::NotCanonical { format, row: first + row, k }
+            }
             other @ (PackError::TooLarge { .. }
             | PackError::Length { .. }
             | PackError::Rows { .. }
@@ -288,8 +296,10 @@ fn take_row(format: Format, k: usize, block: &[u8], row: usize, out: &mut [u8]) 
         Format::Q8_0 => take_units::<Q8, 34, { layout::q8_0::BYTES }>(block, row, out),
         Format::Q4_0 => take_units::<Q4, 18, { layout::q4_0::BYTES }>(block, row, out),
         Format::Q6K => take_units::<Q6, 210, { layout::q6_k::BYTES }>(block, row, out),
+        Format::Q4K => take_units::<Q4K, 144, { layout::q4_k::BYTES }>(block, row, out),
+        Format::Q5K => take_units::<Q5K, 176, { layout::q5_k::BYTES }>(block, row, out),
     }
-    .map_err(|unit| PackError::NotHalf { row, k: (unit * format.unit_k()).min(k) })
+    .map_err(|unit| PackError::NotCanonical { format, row, k: (unit * format.unit_k()).min(k) })
 }
 
 /// [`take_row`] for one format; the error is the unit that has no canonical form.

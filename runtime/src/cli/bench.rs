@@ -54,27 +54,112 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
 }
 
 fn table(report: &Report) -> String {
-    let Report { model, recipe, cpu, isa, threads, chunk, workload, load_s, .. } = report;
-    let mut text = format!("{model} {recipe}\n{cpu}, {isa}, {threads} threads, chunk {chunk}\n\n");
-    text += &format!("load       {load_s:.3} s\n");
+    let Report { model, recipe, cpu, device, isa, threads, chunk, context, workload, .. } = report;
+    let on = device.as_ref().unwrap_or(cpu);
+    let mut text =
+        format!("{model} {recipe}\n{on}, {isa}, {threads} threads, chunk {chunk}, context {context}\n\n");
+    text += "              median       min       max\n";
     let mut speed = |name: &str, tokens: usize, speed: &Option<Speed>| {
         if let Some(Speed { min, median, max }) = speed {
-            text += &format!("{name} {median:.1} tok/s ({min:.1} to {max:.1}), {tokens} tokens at depth ");
+            text +=
+                &format!("{name:<10}{median:>10.1}{min:>10.1}{max:>10.1} tok/s, {tokens} tokens at depth ");
             text += &format!("{}\n", workload.depth);
         }
     };
-    speed("prefill   ", workload.prompt, &report.prefill_tok_s);
-    speed("decode    ", workload.generate, &report.decode_tok_s);
+    speed("prefill", workload.prompt, &report.prefill_tok_s);
+    speed("decode", workload.generate, &report.decode_tok_s);
     let size = |bytes: u64| ByteSize(bytes).approx();
-    let peak = report.peak_rss.map_or("unknown".to_owned(), size);
-    text += &format!("memory     peak {peak}, planned {}\n", size(report.planned));
-    text += &format!("bandwidth  {:.1} GB/s", report.bandwidth / 1e9);
-    if let Some(share) = report.bandwidth_share {
-        text += &format!(
-            "; a token reads {} of weights: decoding uses {:.0} %",
-            size(report.weight_bytes),
-            100.0 * share
-        );
+    let peak = report.peak_rss_bytes.map_or("unknown".to_owned(), size);
+    text += &format!("\nload      {:.3} s\n", report.load_s);
+    text += &format!("memory    {peak} at most, {} planned\n", size(report.planned_bytes));
+    if let Some(bandwidth) = report.read_bytes_s {
+        text += &format!("bandwidth {:.1} GB/s", bandwidth / 1e9);
+        if let Some(share) = report.read_share {
+            let bytes = size(report.weight_bytes_per_token);
+            text += &format!(", a token reads {bytes} of weights: decoding uses {:.0} %", 100.0 * share);
+        }
+        text += "\n";
     }
-    text + "\n"
+    if let Some(peak) = report.dot_peak_mac_s {
+        text += &format!("products  {:.0} int8 GMAC/s in registers", peak / 1e9);
+        if let (Some(rate), Some(share)) = (report.prefill_int8_mac_s, report.dot_peak_share) {
+            text += &format!(", {:.0} in prefill: {:.0} %", rate / 1e9, 100.0 * share);
+        }
+        text += "\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            model: "LFM2-8B-A1B".into(),
+            recipe: "q4_0".into(),
+            cpu: "A CPU".into(),
+            device: None,
+            isa: "x86-64-v3".into(),
+            threads: 2,
+            chunk: 512,
+            context: 4096,
+            workload: Workload { prompt: 512, generate: 128, depth: 64, repetitions: 3 },
+            load_s: 0.0042,
+            prefill_tok_s: Some(Speed { min: 184.96, median: 195.0, max: 1208.04 }),
+            decode_tok_s: Some(Speed { min: 26.3, median: 27.25, max: 28.3 }),
+            peak_rss_bytes: Some(4_840_000_000),
+            planned_bytes: 4_850_000_000,
+            weight_bytes_per_token: 900_000_000,
+            read_bytes_s: Some(26.04e9),
+            read_share: Some(0.941),
+            int8_macs_per_token: 1_400_000_000,
+            float_macs_per_token: 1_400_000,
+            prefill_int8_mac_s: Some(273e9),
+            prefill_float_mac_s: Some(0.3e9),
+            dot_peak_mac_s: Some(410e9),
+            dot_peak_share: Some(0.666),
+        }
+    }
+
+    #[test]
+    fn all_figures() {
+        insta::assert_snapshot!(table(&report()), @r"
+        LFM2-8B-A1B q4_0
+        A CPU, x86-64-v3, 2 threads, chunk 512, context 4096
+
+                      median       min       max
+        prefill        195.0     185.0    1208.0 tok/s, 512 tokens at depth 64
+        decode          27.2      26.3      28.3 tok/s, 128 tokens at depth 64
+
+        load      0.004 s
+        memory    4.51 GiB at most, 4.52 GiB planned
+        bandwidth 26.0 GB/s, a token reads 858.31 MiB of weights: decoding uses 94 %
+        products  410 int8 GMAC/s in registers, 273 in prefill: 67 %
+        ");
+    }
+
+    #[test]
+    fn only_what_was_measured() {
+        let report = Report {
+            workload: Workload { prompt: 0, ..report().workload },
+            prefill_tok_s: None,
+            peak_rss_bytes: None,
+            prefill_int8_mac_s: None,
+            dot_peak_share: None,
+            ..report()
+        };
+        insta::assert_snapshot!(table(&report), @r"
+        LFM2-8B-A1B q4_0
+        A CPU, x86-64-v3, 2 threads, chunk 512, context 4096
+
+                      median       min       max
+        decode          27.2      26.3      28.3 tok/s, 128 tokens at depth 64
+
+        load      0.004 s
+        memory    unknown at most, 4.52 GiB planned
+        bandwidth 26.0 GB/s, a token reads 858.31 MiB of weights: decoding uses 94 %
+        products  410 int8 GMAC/s in registers
+        ");
+    }
 }

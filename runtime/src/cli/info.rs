@@ -37,13 +37,35 @@ fn size(bytes: u64) -> String {
 }
 
 fn about_machine(machine: &Machine) -> String {
-    let Machine { cpu, physical, logical, ram, tiers } = machine;
+    let Machine { cpu, physical, logical, threads, why, ram, tiers } = machine;
     let cores = physical.map_or("unknown".to_owned(), |n| n.to_string());
     let ram = ram.map_or("unknown".to_owned(), size);
-    format!(
-        "cpu        {cpu}\ncores      {cores} ({logical} threads)\nmemory     {ram}\ntiers      {}\n",
+    let text = format!(
+        "cpu        {cpu}\ncores      {cores}, {logical} hardware threads\nthreads    {threads} by default: {why}\n\
+         memory     {ram}\ntiers      {}\n",
         tiers.join(", ")
-    )
+    );
+    text + &about_gpus()
+}
+
+/// The adapters, in the order of `--adapter INDEX`.
+#[cfg(feature = "wgpu")]
+fn about_gpus() -> String {
+    let adapters = lfm_runtime::gpu::adapters();
+    if adapters.is_empty() {
+        return "gpus       none: a Vulkan driver is missing (software Vulkan: Debian's mesa-vulkan-drivers)\n".into();
+    }
+    let lines = adapters.iter().enumerate().map(|(index, adapter)| {
+        let title = if index == 0 { "gpus" } else { "" };
+        let binding = size(adapter.binding);
+        format!("{title:<10} {index}: {adapter}, driver {}, bindings of {binding}\n", adapter.driver)
+    });
+    lines.collect()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn about_gpus() -> String {
+    String::new()
 }
 
 fn about_bundle(model: &Model, machine: &Machine) -> String {
@@ -52,6 +74,10 @@ fn about_bundle(model: &Model, machine: &Machine) -> String {
     let runs = match target.isa.name() {
         name if machine.tiers.contains(&name) => String::new(),
         _ => ", which this CPU does not run natively".to_owned(),
+    };
+    let threads = match target.cores as usize {
+        0 => format!("{} by default", machine.threads),
+        cores => format!("{} by default: made for at most {cores}", cores.min(machine.threads)),
     };
     let memory = &plan.memory;
     let fits = match machine.ram {
@@ -70,6 +96,7 @@ fn about_bundle(model: &Model, machine: &Machine) -> String {
             ),
         ),
         ("weights", format!("{}, made for {} ({}){runs}", manifest.recipe, target.name, target.isa)),
+        ("threads", threads),
         (
             "context",
             format!("{} positions, chunks of {}, cache {}", plan.context, plan.chunk, manifest.kv.name()),

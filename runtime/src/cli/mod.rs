@@ -11,6 +11,8 @@ mod logits;
 mod model;
 mod output;
 mod perplexity;
+#[cfg(feature = "profile")]
+mod profile;
 mod sampling;
 mod tokenize;
 mod words;
@@ -47,6 +49,9 @@ enum Command {
     Check(check::Options),
     /// Measure speed
     Bench(bench::Options),
+    /// Measure where the time goes, by operation and by layer
+    #[cfg(feature = "profile")]
+    Profile(profile::Options),
 }
 
 /// What a command that could run has to say.
@@ -92,5 +97,7 @@ fn run(command: Command) -> Result<Exit> {
         Command::Info(options) => info::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Bench(options) => bench::run(&options),
+        #[cfg(feature = "profile")]
+        Command::Profile(options) => profile::run(&options),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum Backend {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Execution")]
 pub(crate) struct RunOptions {
-    /// Threads [default: those of the bundle's profile, at most one a core]
+    /// Threads [default: one for each of the fastest cores, at most those of the bundle's profile]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// ISA tier of the kernels [default: the fastest of this CPU]
@@ -31,12 +31,21 @@ pub(crate) struct RunOptions {
     /// What computes
     #[arg(long, default_value = "cpu")]
     backend: Backend,
+    /// GPU of backend wgpu: a part of its name, or its number in `lfm-run info` [default: the first]
+    #[arg(long, value_name = "NAME|INDEX")]
+    adapter: Option<String>,
+    /// Layers that backend wgpu runs on the GPU, the last ones; the others run on the CPU [default: all]
+    #[arg(long, value_name = "N")]
+    gpu_layers: Option<usize>,
     /// Most tokens of one pass of a prompt [default: as planned]
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
     /// Positions [default: as planned]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Copy the weights into huge pages first: faster, but the start takes as long as reading the file
+    #[arg(long)]
+    huge_pages: bool,
     /// Compare the weights with their hash first
     #[arg(long)]
     verify: bool,
@@ -45,17 +54,34 @@ pub(crate) struct RunOptions {
 impl RunOptions {
     /// The options of a session.
     pub(crate) fn session(&self) -> Options {
-        Options { threads: self.threads, isa: self.isa.clone(), chunk: self.chunk, context: self.context }
+        let backend = match self.backend {
+            Backend::Cpu => lfm_runtime::Backend::Cpu,
+            Backend::Wgpu => {
+                lfm_runtime::Backend::Wgpu { adapter: self.adapter.clone(), layers: self.gpu_layers }
+            }
+        };
+        let isa = self.isa.clone();
+        Options { threads: self.threads, isa, chunk: self.chunk, context: self.context, backend }
     }
 
     /// Opens a bundle.
     pub(crate) fn open(&self, bundle: &Path) -> Result<Model> {
-        if self.backend == Backend::Wgpu {
+        if self.backend == Backend::Wgpu && !cfg!(feature = "wgpu") {
             return Err(CliError::argument(
                 "this build of lfm-run has no wgpu backend, expected `--backend cpu` or a build with feature `wgpu`",
             ));
         }
-        let model = Model::open(bundle)?;
+        let of_a_gpu = [("--adapter", self.adapter.is_some()), ("--gpu-layers", self.gpu_layers.is_some())];
+        if let (Backend::Cpu, Some((flag, _))) = (self.backend, of_a_gpu.iter().find(|(_, given)| *given)) {
+            return Err(CliError::argument(format!(
+                "{flag} is given with backend cpu, expected `--backend wgpu`"
+            )));
+        }
+        let mut model = Model::open(bundle)?;
+        if self.huge_pages {
+            model =
+                model.with_huge_pages(std::thread::available_parallelism().map_or(1, usize::from).min(4))?;
+        }
         if self.verify {
             let mut progress = Progress::new("hashing weights");
             model.verify_weights(|done, all| progress.show(done, all))?;

@@ -40,6 +40,7 @@ struct Shared {
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    sections: u64,
 }
 
 impl std::fmt::Debug for Pool {
@@ -48,9 +49,9 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Part `index` of `n` things cut into `parts` ranges of nearly equal size.
-pub fn part(n: usize, index: usize, parts: usize) -> std::ops::Range<usize> {
-    n * index / parts..n * (index + 1) / parts
+/// Part `index` of `n` things cut into `parts` ranges of nearly equal size; `None` past the last.
+pub fn part(n: usize, index: usize, parts: usize) -> Option<std::ops::Range<usize>> {
+    (index < parts).then(|| n * index / parts..n * (index + 1) / parts)
 }
 
 impl Pool {
@@ -61,7 +62,7 @@ impl Pool {
     pub fn new(threads: usize) -> std::io::Result<Pool> {
         let threads = threads.clamp(1, MAX_THREADS);
         let shared = Arc::new(Shared::default());
-        let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1) };
+        let mut pool = Pool { shared, workers: Vec::with_capacity(threads - 1), sections: 0 };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("lfm-{index}")).stack_size(512 << 10);
@@ -75,6 +76,11 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Sections that more than one thread has run: each is a barrier.
+    pub fn sections(&self) -> u64 {
+        self.sections
+    }
+
     /// Runs `job(index)` once for each thread, index 0 on this one, and waits for all.
     ///
     /// # Panics
@@ -83,6 +89,7 @@ impl Pool {
         if self.workers.is_empty() {
             return job(0);
         }
+        self.sections += 1;
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. Workers use the reference between the store below and their
         // decrement of `running`, and this function returns or unwinds only after `running` is 0.
@@ -106,26 +113,29 @@ impl Pool {
         assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a worker thread panicked");
     }
 
-    /// Runs `job(part)` on at most `threads` threads: thread `index` owns `parts(index)`, called in order.
-    pub fn each<P: Send>(
+    /// Runs `job` on every part that `next` gives, until it gives none. There are about `parts` of them: no more threads
+    /// take part, and a single part costs no barrier. Threads fetch parts one by one, so one that is slow or late does
+    /// fewer.
+    pub fn each<P>(
         &mut self,
-        threads: usize,
-        mut parts: impl FnMut(usize) -> Option<P>,
+        parts: usize,
+        mut next: impl FnMut() -> Option<P> + Send,
         job: impl Fn(P) + Sync,
     ) {
-        let threads = threads.min(self.threads());
-        if threads <= 1 {
-            if let Some(part) = parts(0) {
+        if parts <= 1 || self.workers.is_empty() {
+            while let Some(part) = next() {
                 job(part);
             }
             return;
         }
-        let slots: [Mutex<Option<P>>; MAX_THREADS] =
-            std::array::from_fn(|index| Mutex::new(if index < threads { parts(index) } else { None }));
+        let next = Mutex::new(next);
+        // A function of its own: in a `while let`, the lock would be held while the part is worked on.
+        let fetch = || lock(&next)();
         self.run(&|index| {
-            // Taken first, so that the lock is not held while the part is worked on.
-            let part = lock(&slots[index]).take();
-            if let Some(part) = part {
+            if index >= parts {
+                return;
+            }
+            while let Some(part) = fetch() {
                 job(part);
             }
         });
@@ -215,17 +225,11 @@ mod tests {
     fn parts_are_owned() {
         let mut pool = Pool::new(3).unwrap();
         let mut data = [0usize; 10];
-        let mut rest = Some(&mut data[..]);
-        pool.each(
-            3,
-            |index| {
-                let (mine, others) = rest.take()?.split_at_mut(part(10, index, 3).len());
-                rest = Some(others);
-                Some((index, mine))
-            },
-            |(index, mine)| mine.fill(index + 1),
-        );
-        assert_eq!(data, [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]);
+        for parts in 1..=5 {
+            let mut chunks = data.chunks_mut(2).enumerate();
+            pool.each(parts, || chunks.next(), |(index, mine)| mine.fill(10 * parts + index));
+            assert_eq!(data, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4].map(|index| 10 * parts + index));
+        }
     }
 
     #[test]

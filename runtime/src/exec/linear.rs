@@ -15,21 +15,23 @@ const OVERLAP: &str = "two values that are alive at once overlap";
 /// Multiply-adds from which a product is divided between threads.
 const MANY_PRODUCTS: usize = 1 << 15;
 
-/// Cuts output columns into the parts of threads, at row-blocks of a matrix, in order.
+/// Cuts output columns into parts, at row-blocks of a matrix, in order.
 pub(super) struct ColsCut<'m, 'a> {
     matrix: &'m Matrix<'m>,
     rest: Option<Cols<'a>>,
-    threads: usize,
+    next: usize,
+    parts: usize,
 }
 
 impl<'m, 'a> ColsCut<'m, 'a> {
-    pub(super) fn new(matrix: &'m Matrix<'m>, cols: Cols<'a>, threads: usize) -> ColsCut<'m, 'a> {
-        ColsCut { matrix, rest: Some(cols), threads }
+    pub(super) fn new(matrix: &'m Matrix<'m>, cols: Cols<'a>, parts: usize) -> ColsCut<'m, 'a> {
+        ColsCut { matrix, rest: Some(cols), next: 0, parts }
     }
 
-    /// The row-blocks of thread `index` and their columns.
-    pub(super) fn next(&mut self, index: usize) -> Option<(Range<usize>, Cols<'a>)> {
-        let blocks = part(self.matrix.row_blocks(), index, self.threads);
+    /// The row-blocks of the next part and their columns.
+    pub(super) fn next(&mut self) -> Option<(Range<usize>, Cols<'a>)> {
+        let blocks = part(self.matrix.row_blocks(), self.next, self.parts)?;
+        self.next += 1;
         let (mine, rest) = self.rest.take()?.split_at(self.matrix.rows_in(&blocks));
         self.rest = Some(rest);
         Some((blocks, mine))
@@ -47,11 +49,11 @@ pub(super) fn input<'a, const N: usize>(rest: &Rest<'a, N>, x: Operand, rows: us
     })
 }
 
-/// Quantises rows, panels divided between threads.
+/// Quantises rows, panels divided into `parts`.
 pub(super) fn quantize_rows(
     pool: &mut Pool,
     kernels: &dyn Kernels,
-    threads: usize,
+    parts: usize,
     x: &[f32],
     rows: usize,
     width: usize,
@@ -59,13 +61,15 @@ pub(super) fn quantize_rows(
 ) {
     let panels = PanelsMut::new(words, rows, width);
     let count = panels.panel_count();
-    let threads = threads.min(count);
+    let parts = parts.min(count);
     let mut rest = Some(panels);
+    let mut index = 0;
     pool.each(
-        threads,
-        |index| {
-            let (mine, others) = rest.take()?.split_at(part(count, index, threads).len());
+        parts,
+        || {
+            let (mine, others) = rest.take()?.split_at(part(count, index, parts)?.len());
             rest = Some(others);
+            index += 1;
             Some(mine)
         },
         |mut panels| {
@@ -76,23 +80,29 @@ pub(super) fn quantize_rows(
 }
 
 impl Executor {
-    /// On how many threads a product is divided.
-    pub(super) fn product_threads(&self, matrix: &Matrix<'_>, rows: usize) -> usize {
+    /// Into how many parts a product is divided.
+    pub(super) fn product_parts(&self, matrix: &Matrix<'_>, rows: usize) -> usize {
         let products = rows.saturating_mul(matrix.rows()).saturating_mul(matrix.k());
-        if products < MANY_PRODUCTS { 1 } else { self.pool.threads().min(matrix.row_blocks()) }
+        let parts = match rows {
+            _ if products < MANY_PRODUCTS => 1,
+            // One stream of weights for each thread, as long as can be.
+            1 => self.pool.threads(),
+            _ => self.parts(),
+        };
+        parts.min(matrix.row_blocks())
     }
 
     /// Makes the int8 form of an operand, if this step is the first that reads it.
     pub(super) fn prepare(&mut self, x: Operand, rows: usize) -> Result<(), &'static str> {
         let Some(panels) = x.panels.filter(|panels| panels.make) else { return Ok(()) };
         let words = panels.start..panels.start + words_needed(rows, x.rows.width);
-        let threads = self.row_threads(rows);
+        let parts = self.row_parts(rows);
         let ([words], rest) = self.arena.split([words]).ok_or(OVERLAP)?;
         let floats = rest.get(x.rows.range(rows)).ok_or(OVERLAP)?;
         quantize_rows(
             &mut self.pool,
             self.kernels,
-            threads,
+            parts,
             floats,
             rows,
             x.rows.width,
@@ -115,15 +125,15 @@ impl Executor {
         self.prepare(x, rows)?;
         let w = matrix(call.weights, w, 0)?;
         let bias = bias.map(|bias| vector(call.weights, bias)).transpose()?;
-        let threads = self.product_threads(&w, rows);
+        let parts = self.product_parts(&w, rows);
         let ([out_rows], rest) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
         let input = input(&rest, x, rows).ok_or(OVERLAP)?;
         let residual = residual.map(|at| rest.get(at.range(rows)).ok_or(OVERLAP)).transpose()?;
         let kernels = self.kernels;
-        let mut cut = ColsCut::new(&w, Cols::new(out_rows, rows, out.width), threads);
+        let mut cut = ColsCut::new(&w, Cols::new(out_rows, rows, out.width), parts);
         self.pool.each(
-            threads,
-            |index| cut.next(index),
+            parts,
+            || cut.next(),
             |(blocks, mut cols)| {
                 let first = blocks.start * 16;
                 kernels.matmul(&w, blocks, input, &mut cols);
@@ -152,14 +162,14 @@ impl Executor {
     ) -> Result<(), &'static str> {
         self.prepare(x, rows)?;
         let (gate, up) = (matrix(call.weights, gate, 0)?, matrix(call.weights, up, 0)?);
-        let threads = self.product_threads(&gate, rows);
+        let parts = self.product_parts(&gate, rows);
         let ([out_rows], rest) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
         let input = input(&rest, x, rows).ok_or(OVERLAP)?;
         let kernels = self.kernels;
-        let mut cut = ColsCut::new(&gate, Cols::new(out_rows, rows, out.width), threads);
+        let mut cut = ColsCut::new(&gate, Cols::new(out_rows, rows, out.width), parts);
         self.pool.each(
-            threads,
-            |index| cut.next(index),
+            parts,
+            || cut.next(),
             |(blocks, mut cols)| gated(kernels, [&gate, &up], blocks, input, &mut cols),
         );
         Ok(())
@@ -179,15 +189,15 @@ impl Executor {
         let kernel = matrix(call.weights, kernel, 0)?;
         let bias = bias.map(|bias| vector(call.weights, bias)).transpose()?;
         let Content::Single(window) = window else { return Err("a window in half precision") };
-        let threads = self.row_threads(rows).min(kernel.row_blocks());
+        let parts = self.row_parts(rows).min(kernel.row_blocks());
         let ([out_rows], rest) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
         let bcx = rest.get(bcx.range(rows)).ok_or(OVERLAP)?;
         let kernels = self.kernels;
-        let mut cut = ColsCut::new(&kernel, Cols::new(out_rows, rows, out.width), threads);
-        let mut windows = ColsCut::new(&kernel, Cols::new(window, kernel.k() - 1, out.width), threads);
+        let mut cut = ColsCut::new(&kernel, Cols::new(out_rows, rows, out.width), parts);
+        let mut windows = ColsCut::new(&kernel, Cols::new(window, kernel.k() - 1, out.width), parts);
         self.pool.each(
-            threads,
-            |index| Some((cut.next(index)?, windows.next(index)?.1)),
+            parts,
+            || Some((cut.next()?, windows.next()?.1)),
             |((blocks, mut out), mut window)| {
                 let channels = blocks.start * 16..blocks.start * 16 + out.width();
                 let conv = ConvGate { bcx, kernel, bias, channels };

@@ -10,12 +10,15 @@ mod moe;
 mod program;
 mod rows;
 mod state;
-mod trig;
+pub(crate) mod trig;
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use lfm_graphs::plan::Plan;
 
+#[cfg(feature = "wgpu")]
+pub(crate) use program::{AttentionStep, MoeStep, PanelsAt, StateShape};
 pub(crate) use program::{Kind, MatrixAt, Operand, Program, Rows, Step, VectorAt, compile};
 pub(crate) use state::States;
 
@@ -33,6 +36,16 @@ pub(crate) struct Executor {
     head_rows: usize,
     /// The routes of the chunk that is running, if they are wanted.
     pub(crate) routes: Option<Vec<Route>>,
+    /// What every step has taken, those of the body first, if that is wanted.
+    pub(crate) laps: Option<Vec<Lap>>,
+}
+
+/// What all runs of one step have taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lap {
+    pub(crate) time: Duration,
+    /// Parallel sections.
+    pub(crate) sections: u64,
 }
 
 impl std::fmt::Debug for dyn Kernels {
@@ -85,7 +98,7 @@ impl Executor {
         kernels: &'static dyn Kernels,
     ) -> Option<Executor> {
         let arena = Arena::new(program.arena)?;
-        Some(Executor { pool, kernels, arena, head_rows: plan.head_rows as usize, routes: None })
+        Some(Executor { pool, kernels, arena, head_rows: plan.head_rows as usize, routes: None, laps: None })
     }
 
     /// Runs one chunk through the body. States move on by `tokens.len()` positions.
@@ -97,8 +110,8 @@ impl Executor {
         tokens: &[u32],
     ) -> Result<()> {
         let call = Call { weights, tokens, past: states.past };
-        for step in &program.body {
-            self.step(step, call, states, tokens.len(), 0..0)?;
+        for (index, step) in program.body.iter().enumerate() {
+            self.timed(index, step, call, states, tokens.len(), 0..0)?;
         }
         states.past += tokens.len();
         Ok(())
@@ -117,8 +130,8 @@ impl Executor {
         let mut next = rows.start;
         while next < rows.end {
             let some = next..rows.end.min(next + self.head_rows);
-            for step in &program.tail {
-                self.step(step, call, states, some.len(), some.clone())?;
+            for (index, step) in (program.body.len()..).zip(&program.tail) {
+                self.timed(index, step, call, states, some.len(), some.clone())?;
             }
             sink(some.clone(), self.logits(program, some.len())?)?;
             next = some.end;
@@ -131,6 +144,34 @@ impl Executor {
         let fault = |what| Error::Internal { at: "the logits".into(), what };
         let (_, rest) = self.arena.split([]).ok_or_else(|| fault("there is no arena"))?;
         rest.get(program.logits.range(rows)).ok_or_else(|| fault("they lie outside the arena"))
+    }
+
+    /// Floats of the arena.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn floats(&mut self, range: Range<usize>) -> Option<&[f32]> {
+        self.arena.split([])?.1.get(range)
+    }
+
+    /// Runs step `index`, and notes what it takes if that is wanted.
+    fn timed(
+        &mut self,
+        index: usize,
+        step: &Step,
+        call: Call<'_>,
+        states: &mut States,
+        rows: usize,
+        chosen: Range<usize>,
+    ) -> Result<()> {
+        if self.laps.is_none() {
+            return self.step(step, call, states, rows, chosen);
+        }
+        let (start, sections) = (Instant::now(), self.pool.sections());
+        self.step(step, call, states, rows, chosen)?;
+        if let Some(lap) = self.laps.as_mut().and_then(|laps| laps.get_mut(index)) {
+            lap.time += start.elapsed();
+            lap.sections += self.pool.sections() - sections;
+        }
+        Ok(())
     }
 
     fn step(

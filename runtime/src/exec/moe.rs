@@ -12,7 +12,7 @@ use lfm_graphs::plan::MoeScratch;
 use super::linear::{ColsCut, gated, input};
 use super::program::MoeStep;
 use super::{Call, Executor, MatrixAt, Operand, Route, Rows, matrix, vector};
-use crate::cpu::kernels::{Cols, Input, Panels, PanelsMut, top_k, words_needed};
+use crate::cpu::kernels::{Cols, Input, Kernels, Panels, PanelsMut, top_k, words_needed};
 use crate::cpu::pool::part;
 use crate::few;
 
@@ -78,24 +78,29 @@ impl Slots<'_> {
     }
 }
 
-/// Cuts a buffer of slots into the parts of threads, at experts, in order.
+/// Cuts a buffer of slots into one part for each expert, in order.
 struct SlotsCut<'s, 'a> {
     slots: Slots<'s>,
     rest: Option<&'a mut [f32]>,
-    taken: usize,
+    next: usize,
     per_slot: usize,
-    threads: usize,
 }
 
-impl<'a> SlotsCut<'_, 'a> {
-    /// The experts of thread `index`, their first slot, and the floats of their slots.
-    fn next(&mut self, index: usize) -> Option<(Range<usize>, usize, &'a mut [f32])> {
-        let experts = part(self.slots.starts.len() - 1, index, self.threads);
-        let end = self.slots.starts[experts.end] as usize;
-        let (mine, others) = self.rest.take()?.split_at_mut((end - self.taken) * self.per_slot);
-        self.rest = Some(others);
-        let first = std::mem::replace(&mut self.taken, end);
-        Some((experts, first, mine))
+impl<'s, 'a> SlotsCut<'s, 'a> {
+    fn new(slots: Slots<'s>, buffer: &'a mut [f32], per_slot: usize) -> SlotsCut<'s, 'a> {
+        SlotsCut { slots, rest: Some(buffer), next: 0, per_slot }
+    }
+
+    /// The slots of the next expert, and their floats.
+    fn next(&mut self) -> Option<(Range<usize>, &'a mut [f32])> {
+        let expert = self.next;
+        if expert + 1 >= self.slots.starts.len() {
+            return None;
+        }
+        let chosen = self.slots.of(expert);
+        let (mine, others) = self.rest.take()?.split_at_mut(chosen.len() * self.per_slot);
+        (self.rest, self.next) = (Some(others), expert + 1);
+        Some((chosen, mine))
     }
 }
 
@@ -129,6 +134,7 @@ impl Executor {
         let logits = Rows { start: at.logits.start, width: experts };
         self.linear(call, floats, &step.router, None, None, logits, rows)?;
         let bias = step.bias.map(|bias| vector(call.weights, &bias)).transpose()?;
+        let parts = self.row_parts(rows);
         let written =
             [at.logits.clone(), at.ids.clone(), at.weights.clone(), at.order.clone(), at.starts.clone()];
         let ([logits, ids, weights, order, starts], _) = self.arena.split(written).ok_or(OVERLAP)?;
@@ -137,31 +143,25 @@ impl Executor {
             bytemuck::cast_slice_mut(order),
             bytemuck::cast_slice_mut(starts),
         );
-        // The buffers of order and weights serve as room for one token's scores first.
-        let mut scores = [0.0f32; MAX_EXPERTS];
-        let mut biased = [0.0f32; MAX_EXPERTS];
-        let (scores, biased) = (&mut scores[..experts], &mut biased[..experts]);
+        let kernels = self.kernels;
+        let mut cut = 0..parts;
+        let mut rest = Some((&*logits, &mut *ids, &mut *weights));
+        self.pool.each(
+            parts,
+            || {
+                let some = part(rows, cut.next()?, parts)?.len();
+                let (logits, ids, weights) = rest.take()?;
+                let (logits, more_logits) = logits.split_at(some * experts);
+                let (ids, more_ids) = ids.split_at_mut(some * top);
+                let (weights, more_weights) = weights.split_at_mut(some * top);
+                rest = Some((more_logits, more_ids, more_weights));
+                Some((logits, ids, weights))
+            },
+            |(logits, ids, weights)| choose(kernels, step, bias, logits, ids, weights),
+        );
         starts.fill(0);
-        for row in 0..rows {
-            self.kernels.sigmoid(&logits[row * experts..][..experts], scores);
-            biased.copy_from_slice(scores);
-            if let Some(bias) = bias {
-                self.kernels.axpy(1.0, bias, biased);
-            }
-            let (ids, weights) = (&mut ids[row * top..][..top], &mut weights[row * top..][..top]);
-            top_k(biased, ids);
-            let mut sum = 0.0;
-            for (weight, id) in weights.iter_mut().zip(&*ids) {
-                *weight = scores[*id as usize];
-                sum += *weight;
-                starts[*id as usize + 1] += 1;
-            }
-            for weight in weights {
-                if let Some(eps) = step.renorm {
-                    *weight /= sum + eps;
-                }
-                *weight *= step.scale;
-            }
+        for id in &*ids {
+            starts[*id as usize + 1] += 1;
         }
         for expert in 0..experts {
             starts[expert + 1] += starts[expert];
@@ -215,7 +215,7 @@ impl Executor {
         if rows == 1 {
             return Ok(());
         }
-        let threads = self.row_threads(rows);
+        let parts = self.slot_parts(step, rows);
         let ([x], rest) = self.arena.split([at.x.clone()]).ok_or(OVERLAP)?;
         let slots = slots(&rest, at)?;
         let top = step.top_k;
@@ -225,30 +225,31 @@ impl Executor {
             Input::Panels(_) => words_needed(1, width),
             Input::Rows(_) => width,
         };
-        let mut cut = SlotsCut { slots, rest: Some(x), taken: 0, per_slot, threads };
+        let mut cut = SlotsCut::new(slots, x, per_slot);
         self.pool.each(
-            threads,
-            |index| cut.next(index),
-            |(experts, first, mine)| {
-                for expert in experts {
-                    let chosen = slots.of(expert);
-                    let mine = &mut mine[(chosen.start - first) * per_slot..(chosen.end - first) * per_slot];
-                    let token = |slot: usize| slots.order[chosen.start + slot] as usize / top;
-                    match source {
-                        Input::Panels(source) => {
-                            let mine = bytemuck::cast_slice_mut(mine);
-                            PanelsMut::new(mine, chosen.len(), width).gather(&source, token);
-                        }
-                        Input::Rows(source) => {
-                            for (slot, row) in mine.chunks_exact_mut(width).enumerate() {
-                                row.copy_from_slice(&source[token(slot) * width..][..width]);
-                            }
+            parts,
+            || cut.next(),
+            |(chosen, mine)| {
+                let token = |slot: usize| slots.order[chosen.start + slot] as usize / top;
+                match source {
+                    Input::Panels(source) => {
+                        let mine = bytemuck::cast_slice_mut(mine);
+                        PanelsMut::new(mine, chosen.len(), width).gather(&source, token);
+                    }
+                    Input::Rows(source) => {
+                        for (slot, row) in mine.chunks_exact_mut(width).enumerate() {
+                            row.copy_from_slice(&source[token(slot) * width..][..width]);
                         }
                     }
                 }
             },
         );
         Ok(())
+    }
+
+    /// Into how many parts work on slots is divided.
+    fn slot_parts(&self, step: &MoeStep, rows: usize) -> usize {
+        if self.row_parts(rows) == 1 { 1 } else { step.gate.count }
     }
 
     /// `silu(gate) * up` of every slot, then its int8 form.
@@ -263,16 +264,16 @@ impl Executor {
         let total = rows * step.top_k;
         let hidden = Rows { start: at.hidden.start, width: inner };
         let shape = matrix(call.weights, &step.gate, 0)?;
-        let threads = self.product_threads(&shape, total);
+        let parts = self.product_parts(&shape, total);
         let ([out], rest) = self.arena.split([hidden.range(total)]).ok_or(OVERLAP)?;
         let slots = slots(&rest, at)?;
         let source = Source::new(&rest, step.x, &step.gate, at, rows)?;
         let kernels = self.kernels;
-        let mut cut = ColsCut::new(&shape, Cols::new(out, total, inner), threads);
+        let mut cut = ColsCut::new(&shape, Cols::new(out, total, inner), parts);
         let missing = AtomicBool::new(false);
         self.pool.each(
-            threads,
-            |index| cut.next(index),
+            parts,
+            || cut.next(),
             |(blocks, mut cols)| {
                 for (expert, chosen) in slots.used() {
                     let pair =
@@ -295,23 +296,18 @@ impl Executor {
 
     fn quantize_hidden(&mut self, step: &MoeStep, at: &Scratch, rows: usize) -> Result<(), &'static str> {
         let inner = step.down.k;
-        let threads = self.row_threads(rows);
+        let parts = self.slot_parts(step, rows);
         let ([panels], rest) = self.arena.split([at.hidden_panels.clone()]).ok_or(OVERLAP)?;
         let slots = slots(&rest, at)?;
         let hidden = rest.get(at.hidden.clone()).ok_or(OVERLAP)?;
-        let per_slot = words_needed(1, inner);
-        let mut cut = SlotsCut { slots, rest: Some(panels), taken: 0, per_slot, threads };
+        let mut cut = SlotsCut::new(slots, panels, words_needed(1, inner));
         let kernels = self.kernels;
         self.pool.each(
-            threads,
-            |index| cut.next(index),
-            |(experts, first, mine)| {
-                for expert in experts {
-                    let chosen = slots.of(expert);
-                    let mine = &mut mine[(chosen.start - first) * per_slot..(chosen.end - first) * per_slot];
-                    let mut panels = PanelsMut::new(bytemuck::cast_slice_mut(mine), chosen.len(), inner);
-                    kernels.quantize(&hidden[chosen.start * inner..chosen.end * inner], &mut panels);
-                }
+            parts,
+            || cut.next(),
+            |(chosen, mine)| {
+                let mut panels = PanelsMut::new(bytemuck::cast_slice_mut(mine), chosen.len(), inner);
+                kernels.quantize(&hidden[chosen.start * inner..chosen.end * inner], &mut panels);
             },
         );
         Ok(())
@@ -328,7 +324,7 @@ impl Executor {
         let (width, top, inner) = (step.out.width, step.top_k, step.down.k);
         let total = rows * top;
         let shape = matrix(call.weights, &step.down, 0)?;
-        let threads = self.product_threads(&shape, total);
+        let parts = self.product_parts(&shape, total);
         let y = Rows { start: at.y.start, width };
         let ([y, out], rest) = self.arena.split([y.range(total), step.out.range(rows)]).ok_or(OVERLAP)?;
         let slots = slots(&rest, at)?;
@@ -342,12 +338,12 @@ impl Executor {
             None => Source::Rows { floats: rest.get(at.hidden.clone()).ok_or(OVERLAP)?, k: inner },
         };
         let kernels = self.kernels;
-        let mut cut_y = ColsCut::new(&shape, Cols::new(y, total, width), threads);
-        let mut cut = ColsCut::new(&shape, Cols::new(out, rows, width), threads);
+        let mut cut_y = ColsCut::new(&shape, Cols::new(y, total, width), parts);
+        let mut cut = ColsCut::new(&shape, Cols::new(out, rows, width), parts);
         let missing = AtomicBool::new(false);
         self.pool.each(
-            threads,
-            |index| Some((cut_y.next(index)?, cut.next(index)?.1)),
+            parts,
+            || Some((cut_y.next()?, cut.next()?.1)),
             |((blocks, mut y), mut out)| {
                 let first = blocks.start * 16;
                 let mut rest = y.reborrow();
@@ -376,6 +372,41 @@ impl Executor {
             },
         );
         if missing.into_inner() { Err(NO_EXPERT) } else { Ok(()) }
+    }
+}
+
+/// The experts of some tokens, ascending, and their weights, from the router's logits `[tokens, experts]`.
+fn choose(
+    kernels: &dyn Kernels,
+    step: &MoeStep,
+    bias: Option<&[f32]>,
+    logits: &[f32],
+    ids: &mut [u32],
+    weights: &mut [f32],
+) {
+    let (experts, top) = (step.gate.count, step.top_k);
+    let mut scores = [0.0f32; MAX_EXPERTS];
+    let mut biased = [0.0f32; MAX_EXPERTS];
+    let (scores, biased) = (&mut scores[..experts], &mut biased[..experts]);
+    let tokens = ids.chunks_exact_mut(top).zip(weights.chunks_exact_mut(top));
+    for (logits, (ids, weights)) in logits.chunks_exact(experts).zip(tokens) {
+        kernels.sigmoid(logits, scores);
+        biased.copy_from_slice(scores);
+        if let Some(bias) = bias {
+            kernels.axpy(1.0, bias, biased);
+        }
+        top_k(biased, ids);
+        let mut sum = 0.0;
+        for (weight, id) in weights.iter_mut().zip(&*ids) {
+            *weight = scores[*id as usize];
+            sum += *weight;
+        }
+        for weight in weights {
+            if let Some(eps) = step.renorm {
+                *weight /= sum + eps;
+            }
+            *weight *= step.scale;
+        }
     }
 }
 

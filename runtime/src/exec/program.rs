@@ -118,6 +118,9 @@ pub(crate) enum Kind {
     },
 }
 
+/// Most elements of a head.
+pub(crate) const MAX_HEAD: usize = 1024;
+
 /// The operands of an attention.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionStep {
@@ -184,6 +187,13 @@ pub(crate) struct Program {
     pub(crate) embeddings: usize,
     /// Floats of the arena.
     pub(crate) arena: usize,
+}
+
+impl Program {
+    /// All steps, those of the body first.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.body.iter().chain(&self.tail)
+    }
 }
 
 struct Compiler<'a> {
@@ -329,6 +339,9 @@ impl<'a> Compiler<'a> {
                 let sizes =
                     |v: Value| self.graph.ty(v).map(|t| t.shape.clone()).ok_or("a value without a type");
                 let (q, k) = (sizes(a[0])?, sizes(a[1])?);
+                if k[2].base as usize > MAX_HEAD {
+                    return Err("heads of more than 1024 elements");
+                }
                 Kind::Attention(AttentionStep {
                     q: self.rows(a[0])?,
                     k: self.rows(a[1])?,

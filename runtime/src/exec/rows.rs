@@ -6,24 +6,29 @@ use super::{Call, Executor, MatrixAt, Rows, VectorAt, matrix, trig, vector};
 use crate::cpu::pool::part;
 
 /// Rows from which a step is divided between threads: below, a section costs more than it saves.
-const MANY_ROWS: usize = 16;
+pub(super) const MANY_ROWS: usize = 16;
 
-/// Cuts a buffer of rows into the parts of threads, in order.
+/// Parts for each thread where there is much to do: a thread that others slow down leaves some to the rest.
+const PARTS: usize = 4;
+
+/// Cuts a buffer of rows into parts, in order.
 pub(super) struct Cut<'a> {
     rest: Option<&'a mut [f32]>,
     rows: usize,
     width: usize,
-    threads: usize,
+    next: usize,
+    parts: usize,
 }
 
 impl<'a> Cut<'a> {
-    pub(super) fn new(buffer: &'a mut [f32], rows: usize, width: usize, threads: usize) -> Cut<'a> {
-        Cut { rest: Some(buffer), rows, width, threads }
+    pub(super) fn new(buffer: &'a mut [f32], rows: usize, width: usize, parts: usize) -> Cut<'a> {
+        Cut { rest: Some(buffer), rows, width, next: 0, parts }
     }
 
-    /// The rows of thread `index` and their floats.
-    pub(super) fn next(&mut self, index: usize) -> Option<(Range<usize>, &'a mut [f32])> {
-        let rows = part(self.rows, index, self.threads);
+    /// The rows of the next part and their floats.
+    pub(super) fn next(&mut self) -> Option<(Range<usize>, &'a mut [f32])> {
+        let rows = part(self.rows, self.next, self.parts)?;
+        self.next += 1;
         let (mine, rest) = self.rest.take()?.split_at_mut(rows.len() * self.width);
         self.rest = Some(rest);
         Some((rows, mine))
@@ -33,17 +38,35 @@ impl<'a> Cut<'a> {
 const OVERLAP: &str = "two values that are alive at once overlap";
 
 impl Executor {
-    /// On how many threads `rows` rows are divided.
-    pub(super) fn row_threads(&self, rows: usize) -> usize {
-        if rows < MANY_ROWS { 1 } else { self.pool.threads() }
+    /// Into how many parts something large is divided.
+    pub(super) fn parts(&self) -> usize {
+        match self.pool.threads() {
+            1 => 1,
+            threads => PARTS * threads,
+        }
+    }
+
+    /// Into how many parts `rows` rows are divided.
+    pub(super) fn row_parts(&self, rows: usize) -> usize {
+        if rows < MANY_ROWS { 1 } else { self.parts() }
     }
 
     pub(super) fn embed(&mut self, call: Call<'_>, table: &MatrixAt, out: Rows) -> Result<(), &'static str> {
         let table = matrix(call.weights, table, 0)?;
-        let ([out_rows], _) = self.arena.split([out.range(call.tokens.len())]).ok_or(OVERLAP)?;
-        for (token, row) in call.tokens.iter().zip(out_rows.chunks_exact_mut(out.width)) {
-            self.kernels.row(&table, *token as usize, row);
-        }
+        let rows = call.tokens.len();
+        let parts = self.row_parts(rows);
+        let ([out_rows], _) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
+        let mut cut = Cut::new(out_rows, rows, out.width, parts);
+        let kernels = self.kernels;
+        self.pool.each(
+            parts,
+            || cut.next(),
+            |(rows, mine)| {
+                for (token, row) in call.tokens[rows].iter().zip(mine.chunks_exact_mut(out.width)) {
+                    kernels.row(&table, *token as usize, row);
+                }
+            },
+        );
         Ok(())
     }
 
@@ -58,14 +81,14 @@ impl Executor {
     ) -> Result<(), &'static str> {
         let weight = vector(call.weights, weight)?;
         let width = weight.len();
-        let threads = self.row_threads(rows);
+        let parts = self.row_parts(rows);
         let ([out_rows], rest) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
         let x_rows = rest.get(x.range(rows)).ok_or(OVERLAP)?;
-        let mut cut = Cut::new(out_rows, rows, out.width, threads);
+        let mut cut = Cut::new(out_rows, rows, out.width, parts);
         let kernels = self.kernels;
         self.pool.each(
-            threads,
-            |index| cut.next(index),
+            parts,
+            || cut.next(),
             |(rows, out)| {
                 let x = &x_rows[rows.start * x.width..rows.end * x.width];
                 for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
@@ -106,15 +129,15 @@ impl Executor {
         out: Rows,
         rows: usize,
     ) -> Result<(), &'static str> {
-        let threads = self.row_threads(rows);
+        let parts = self.row_parts(rows);
         let ([out_rows], rest) = self.arena.split([out.range(rows)]).ok_or(OVERLAP)?;
         let read = |at: Rows| rest.get(at.range(rows)).ok_or(OVERLAP);
         let (x_rows, cos_rows, sin_rows) = (read(x)?, read(cos)?, read(sin)?);
-        let mut cut = Cut::new(out_rows, rows, out.width, threads);
+        let mut cut = Cut::new(out_rows, rows, out.width, parts);
         let kernels = self.kernels;
         self.pool.each(
-            threads,
-            |index| cut.next(index),
+            parts,
+            || cut.next(),
             |(rows, mine)| {
                 mine.copy_from_slice(&x_rows[rows.start * x.width..rows.end * x.width]);
                 for (row, out) in rows.zip(mine.chunks_exact_mut(out.width)) {

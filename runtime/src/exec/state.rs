@@ -1,13 +1,15 @@
 //! What a session carries from call to call: keys, values and convolution windows.
 
 use super::program::StateShape;
+use crate::cpu::kernels::KEY_GROUP;
 
 /// The content of one state.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
-    /// `[kv][context][dim]` f16 bits.
+    /// Keys or values as f16 bits, head by head: keys as [`Cache`](crate::cpu::kernels::Cache) has them, with room for
+    /// `context` positions, values `[context][dim]`.
     Half(Vec<u16>),
-    /// `[kv][context][dim]` or `[rows][channels]` f32.
+    /// The same as f32, or a window, `[rows][channels]`.
     Single(Vec<f32>),
 }
 
@@ -26,14 +28,16 @@ impl States {
             let len = sizes.into_iter().try_fold(1usize, usize::checked_mul)?;
             bytemuck::allocation::try_zeroed_vec(len).ok()
         }
+        let positions = context.checked_next_multiple_of(KEY_GROUP)?;
         let contents = shapes
             .iter()
             .map(|shape| {
                 // Zeroed memory comes from the system as it is touched: an unused context costs nothing.
                 Some(match *shape {
-                    StateShape::Cache { kv, dim, half: true } => Content::Half(zeroed([kv, context, dim])?),
+                    // Room for values is enough for keys too: see `positions`.
+                    StateShape::Cache { kv, dim, half: true } => Content::Half(zeroed([kv, positions, dim])?),
                     StateShape::Cache { kv, dim, half: false } => {
-                        Content::Single(zeroed([kv, context, dim])?)
+                        Content::Single(zeroed([kv, positions, dim])?)
                     }
                     StateShape::Window { rows, channels } => Content::Single(zeroed([rows, channels, 1])?),
                 })

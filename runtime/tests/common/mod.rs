@@ -12,7 +12,7 @@ use lfm_graphs::plan::{Limits, WeightKind, plan};
 use lfm_graphs::target::Target;
 use lfm_graphs::testing::{Tiny, random_weights, tiny_graph};
 use lfm_graphs::weights::dequant::dequantise_row;
-use lfm_graphs::weights::{Format, layout, pack, q6_k};
+use lfm_graphs::weights::{Format, k_quant, layout, pack, q6_k};
 use lfm_graphs::{DType, Graph};
 use tempfile::TempDir;
 
@@ -192,7 +192,44 @@ fn quantise_unit(format: Format, x: &[f32]) -> Vec<u8> {
             unit[208..].copy_from_slice(&f16::from_f32(d).to_le_bytes());
             unit.to_vec()
         }
+        Format::Q4K => {
+            let (head, codes) = quantise_by_minimum(x, 15.0);
+            let mut unit = [0u8; 144];
+            unit[..16].copy_from_slice(&head);
+            k_quant::set_q4_k_codes(&mut unit, &codes);
+            unit.to_vec()
+        }
+        Format::Q5K => {
+            let (head, codes) = quantise_by_minimum(x, 31.0);
+            let mut unit = [0u8; 176];
+            unit[..16].copy_from_slice(&head);
+            k_quant::set_q5_k_codes(&mut unit, &codes);
+            unit.to_vec()
+        }
     }
+}
+
+/// `d`, `dmin` and scales, and codes up to `top`, of 256 elements that are `d * sc * code - dmin * m`.
+fn quantise_by_minimum(x: &[f32], top: f32) -> ([u8; 16], [u8; 256]) {
+    let least = |group: &[f32]| group.iter().fold(0.0f32, |least, x| least.min(*x));
+    let range = |group: &[f32]| group.iter().fold(0.0f32, |most, x| most.max(*x)) - least(group);
+    let round_up = |x: f32| f16::from_f32(x * 1.001).to_f32().max(1e-7);
+    let d = round_up(x.chunks(32).map(range).fold(0.0, f32::max) / top / 63.0);
+    let dmin = round_up(x.chunks(32).map(|group| -least(group)).fold(0.0, f32::max) / 63.0);
+    let (mut codes, mut scales) = ([0u8; 256], [k_quant::GroupScale::default(); 8]);
+    for ((group, scale), codes) in x.chunks(32).zip(&mut scales).zip(codes.chunks_mut(32)) {
+        scale.sc = (range(group) / top / d).ceil().clamp(1.0, 63.0) as u8;
+        scale.m = (-least(group) / dmin).ceil().clamp(0.0, 63.0) as u8;
+        for (x, code) in group.iter().zip(codes) {
+            let above = x + dmin * f32::from(scale.m);
+            *code = (above / (d * f32::from(scale.sc))).round().clamp(0.0, top) as u8;
+        }
+    }
+    let mut head = [0; 16];
+    head[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    head[2..4].copy_from_slice(&f16::from_f32(dmin).to_le_bytes());
+    head[4..].copy_from_slice(&k_quant::set_scales(&scales));
+    (head, codes)
 }
 
 /// The formats of weights that kernels exist for.

@@ -30,8 +30,8 @@ fn suggestions_fit_and_are_the_nearest() {
     assert_eq!(hint(&graph, 32, 4096, total(32, 3000)), Fit::Context(2816));
     assert_eq!(
         hint(&graph, 32, 200, total(32, 150)),
-        Fit::Context(150),
-        "no round number between chunk and 150"
+        Fit::Context(160),
+        "no round number, but keys come in groups of 16 positions"
     );
     // With the arena of a large chunk no context fits, with a smaller one the whole context does.
     let ram = total(512, 512) - 1;

@@ -58,12 +58,12 @@ fn panels_live_from_the_first_quantised_reader_to_the_last() {
     let plan = plan(&graph, limits(32, 256)).unwrap();
     let norm = buffer(&plan, BufferKind::Panels, "l1.operator_norm");
     assert_eq!((norm.first, norm.last), (step(&graph, "l1.attn.q"), step(&graph, "l1.attn.v")));
-    // 32 tokens, one block of 256, 8 groups of 11 words.
-    assert_eq!(norm.bytes, 32 * 8 * 11 * 4);
+    // 32 tokens, one block of 256, 8 groups of 12 words.
+    assert_eq!(norm.bytes, 32 * 8 * 12 * 4);
     let head = buffer(&plan, BufferKind::Panels, "embedding_norm");
     assert_eq!(
         (head.first, head.last, head.bytes),
-        (step(&graph, "head"), step(&graph, "head"), 16 * 8 * 11 * 4)
+        (step(&graph, "head"), step(&graph, "head"), 16 * 8 * 12 * 4)
     );
 
     let floats = stored(&Tiny::moe(), Format::F16, Format::F16, Format::F32);
@@ -112,6 +112,15 @@ fn what_cannot_be_planned_is_named() {
     });
     let expected = "cannot plan l2.ffn.moe: the experts are stored as q4_0, q4_0 and f16, expected all quantised or none";
     assert_eq!(refused(&mixed), expected);
+    for (up, node) in [("l2.ffn.experts.up", "l2.ffn.moe"), ("l0.ffn.w3", "l0.ffn.swiglu")] {
+        let mixed = graph.clone().with_storage(|g, id| {
+            let weight = &g.weights()[id];
+            if weight.name == up { Format::Q6K } else { weight.storage }
+        });
+        assert_ne!(mixed, graph, "{up}");
+        let expected = "gate and up are stored as q4_0 and q6_k, expected one format for both";
+        assert_eq!(refused(&mixed), format!("cannot plan {node}: {expected}"));
+    }
     assert!(refused(&Graph::default()).starts_with("cannot plan: the graph breaks 1 rules, the first: V10 "));
     for (chunk, context, what, found, most) in [
         (0, 8, "chunk", 0, MAX_CHUNK),

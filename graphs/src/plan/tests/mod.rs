@@ -32,10 +32,11 @@ fn tiny() -> Graph {
 /// A graph of any dimensions, its matrices in any formats.
 fn random(seed: u64) -> Graph {
     let mut rng = Rng::new(seed);
-    let experts = *rng.pick(&Format::ALL);
+    let (experts, gate_up) = (*rng.pick(&Format::ALL), *rng.pick(&Format::ALL));
     tiny_graph(&Tiny::random(seed)).with_storage(|graph, id| {
         let weight = &graph.weights()[id];
         match weight.ty.rank() {
+            2 if weight.name.ends_with("ffn.w1") || weight.name.ends_with("ffn.w3") => gate_up,
             2 if !weight.name.ends_with("conv.conv") => *rng.pick(&Format::ALL),
             3 => experts,
             _ => Format::F32,

@@ -20,6 +20,10 @@ fn canonical(format: Format, rows: usize, k: usize, seed: u64) -> Vec<u8> {
             Format::F32 => unit[3] &= 0x3f,
             Format::F16 | Format::Q8_0 | Format::Q4_0 => unit[1] &= 0x3f,
             Format::Q6K => unit[209] &= 0x3f,
+            Format::Q4K | Format::Q5K => {
+                unit[1] &= 0x3f;
+                unit[3] &= 0x3f;
+            }
         }
     }
     bytes
@@ -58,6 +62,15 @@ fn element(format: Format, packed: &[u8], k_total: usize, row: usize, k: usize) 
             let hi = block[group + 64 * (e / 16) + 4 * r + e % 4] >> (e % 16 / 4 * 2) & 3;
             float(4 * r) * (f32::from(sub) * (f32::from(hi << 4 | lo) - 32.0))
         }
+        Format::Q4K | Format::Q5K => {
+            let high = if format == Format::Q5K { 64 } else { 0 };
+            let pair = 64 + (64 + 2 * (high + 256)) * (g / 2);
+            let [sc, m] = [0, 16].map(|at| f32::from(block[pair + 32 * (g % 2) + at + r]));
+            let group = pair + 64 + (high + 256) * (g % 2);
+            let lo = block[group + high + 64 * (e % 16 / 4) + 4 * r + e % 4] >> (e / 16 * 4) & 15;
+            let hi = if high > 0 { block[group + 4 * r + e % 4] >> (e / 4) & 1 } else { 0 };
+            half(2 * r) * sc * f32::from(hi << 4 | lo) - half(32 + 2 * r) * m
+        }
     }
 }
 
@@ -65,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn unpacking_is_the_inverse(index in 0..5_usize, rows in 0..40_usize, k in 0..600_usize, seed: u64) {
+    fn unpacking_is_the_inverse(index in 0..Format::ALL.len(), rows in 0..40_usize, k in 0..600_usize, seed: u64) {
         let format = Format::ALL[index];
         let source = canonical(format, rows, k, seed);
         let packed = packed(format, rows, k, &source);
@@ -82,7 +95,7 @@ proptest! {
 
     #[test]
     fn every_element_lies_where_the_layout_says(
-        index in 0..5_usize, rows in 1..35_usize, k in 1..520_usize, seed: u64,
+        index in 0..Format::ALL.len(), rows in 1..35_usize, k in 1..520_usize, seed: u64,
     ) {
         let format = Format::ALL[index];
         let source = canonical(format, rows, k, seed);
@@ -119,6 +132,12 @@ fn padding_has_its_byte_pattern() {
     let q6 = packed(Format::Q6K, 1, 1, &canonical(Format::Q6K, 1, 1, 1));
     assert!(q6[4..64].iter().all(|byte| *byte == 0), "d of the missing rows");
     assert!(q6[64 + 64 + 4..][..60].iter().all(|byte| *byte == 0xaa), "high bits of the missing rows");
+    for format in [Format::Q4K, Format::Q5K] {
+        let k = packed(format, 1, 1, &canonical(format, 1, 1, 1));
+        assert!(k[2..32].iter().chain(&k[34..64]).all(|byte| *byte == 0), "d and dmin of the missing rows");
+        assert!(k[65..80].iter().all(|byte| *byte == 0), "sc of the missing rows");
+        assert!(k[64 + 64 + 4..][..60].iter().all(|byte| *byte == 0), "codes of the missing rows");
+    }
     let q8 = packed(Format::Q8_0, 1, 32, &canonical(Format::Q8_0, 1, 32, 1));
     assert!(q8[576..].iter().all(|byte| *byte == 0));
 }
@@ -150,10 +169,18 @@ fn infinite_scales_are_refused_where_they_are() {
             Format::F32 => unit.copy_from_slice(&f32::NAN.to_le_bytes()),
             Format::F16 | Format::Q8_0 | Format::Q4_0 => unit[1] |= 0x7c,
             Format::Q6K => unit[209] |= 0x7c,
+            Format::Q4K | Format::Q5K => unit[1] |= 0x7c,
         }
         let mut out = vec![0; layout::packed_bytes(format, rows, k).unwrap() as usize];
         let error = pack(format, rows, k, &source, &mut out).unwrap_err();
         assert_eq!(error, PackError::NotFinite { format, row: 19, k: k - format.unit_k() });
+    }
+    for format in [Format::Q4K, Format::Q5K] {
+        let mut source = canonical(format, 2, 256, 3);
+        source[format.unit_bytes() + 3] |= 0x7c;
+        let mut out = vec![0; layout::packed_bytes(format, 2, 256).unwrap() as usize];
+        let error = pack(format, 2, 256, &source, &mut out).unwrap_err();
+        assert_eq!(error, PackError::NotFinite { format, row: 1, k: 0 }, "dmin");
     }
 }
 
@@ -179,5 +206,13 @@ fn wrong_lengths_and_hostile_bytes_are_errors() {
     let mut q6 = packed(Format::Q6K, 3, 256, &canonical(Format::Q6K, 3, 256, 9));
     q6[8..12].copy_from_slice(&0.1_f32.to_le_bytes());
     let error = unpack(Format::Q6K, 3, 256, &q6, &mut [0; 630]).unwrap_err();
-    assert_eq!(error, PackError::NotHalf { row: 2, k: 0 });
+    assert_eq!(error, PackError::NotCanonical { format: Format::Q6K, row: 2, k: 0 });
+    for format in [Format::Q4K, Format::Q5K] {
+        // The minimum of row 17 in the second group of the second unit.
+        let mut k = packed(format, 18, 512, &canonical(format, 18, 512, 9));
+        k[3 * layout::block_bytes(format) + 64 + 48 + 1] = 64;
+        let mut out = vec![0; 18 * format.row_bytes(512).unwrap()];
+        let error = unpack(format, 18, 512, &k, &mut out).unwrap_err();
+        assert_eq!(error, PackError::NotCanonical { format, row: 17, k: 256 });
+    }
 }

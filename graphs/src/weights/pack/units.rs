@@ -34,12 +34,12 @@ pub(super) struct Q4;
 pub(super) struct Q6;
 
 /// Bytes of one quad, and distance between the same quads of neighbouring rows.
-const QUAD: usize = 4;
+pub(super) const QUAD: usize = 4;
 /// One quad of each of the 16 rows.
-const VECTOR: usize = QUAD * ROWS;
+pub(super) const VECTOR: usize = QUAD * ROWS;
 
 /// Whether little-endian f16 bits, of which this is the high byte, are finite.
-fn finite_half(high: u8) -> bool {
+pub(super) fn finite_half(high: u8) -> bool {
     high & 0x7c != 0x7c
 }
 

@@ -10,29 +10,30 @@ use super::cols::Cols;
 use super::lanes::Lanes;
 use super::matrix::Matrix;
 use super::ops::Input;
-use super::panels::{PANEL, Panels};
-use super::quant::{self, Dot, Quant};
+use super::panels::Panels;
+use super::quant::{self, Dot, Quant, Words};
 
-/// The entry points that a tier compiles with its CPU features.
-pub(super) trait Tier: Lanes + Dot {
+/// The entry points for quantised weights that a tier compiles with its CPU features.
+pub(super) trait Products: Dot {
+    /// What computes products with float weights.
+    type Floats: Floats;
+    fn floats(self) -> Self::Floats;
     /// How far, in bytes, to prefetch the two streams of one token's product on this CPU; 0: not at all.
     fn stream_ahead(self) -> usize;
     /// [`quant::tile`]
-    fn quant_tile<Q: Quant, const T: usize, const AHEAD: bool>(
+    fn quant_tile<Q: Quant, const N: usize>(
         self,
         row_block: &[u8],
-        x: &[i32],
+        x: Words,
         ahead: usize,
-        out: &mut [[f32; 16]; T],
+        out: &mut [[f32; 16]; N],
     );
     /// [`quant::pair`]
-    fn quant_pair<Q: Quant, const AHEAD: bool>(
-        self,
-        row_blocks: [&[u8]; 2],
-        x: &[i32],
-        ahead: usize,
-        out: &mut [[f32; 16]; 2],
-    );
+    fn quant_pair<Q: Quant>(self, row_blocks: [&[u8]; 2], x: &[i32], ahead: usize, out: &mut [[f32; 16]; 2]);
+}
+
+/// The entry points for float weights.
+pub(super) trait Floats: Lanes {
     /// [`dense::tile`]
     fn dense_tile<W: Dense, const R: usize, const T: usize>(
         self,
@@ -61,20 +62,22 @@ pub(super) fn check(w: &Matrix, row_blocks: &Range<usize>, x: &Input, out: &Cols
     assert_eq!(w.rows_in(row_blocks), out.width(), "rows of a product and columns of its output");
 }
 
-pub(super) fn matmul<I: Tier>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: Input, out: &mut Cols) {
+pub(super) fn matmul<I: Products>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: Input, out: &mut Cols) {
     check(w, &row_blocks, &x, out);
     match (w.format(), x) {
         (Format::Q4_0, Input::Panels(x)) => quantised::<I, quant::Q4_0>(isa, w, row_blocks, &x, out),
         (Format::Q8_0, Input::Panels(x)) => quantised::<I, quant::Q8_0>(isa, w, row_blocks, &x, out),
         (Format::Q6K, Input::Panels(x)) => quantised::<I, quant::Q6K>(isa, w, row_blocks, &x, out),
-        (Format::F16, Input::Rows(x)) => float::<I, dense::F16>(isa, w, row_blocks, x, out),
-        (Format::F32, Input::Rows(x)) => float::<I, dense::F32>(isa, w, row_blocks, x, out),
+        (Format::Q4K, Input::Panels(x)) => quantised::<I, quant::Q4K>(isa, w, row_blocks, &x, out),
+        (Format::Q5K, Input::Panels(x)) => quantised::<I, quant::Q5K>(isa, w, row_blocks, &x, out),
+        (Format::F16, Input::Rows(x)) => float::<_, dense::F16>(isa.floats(), w, row_blocks, x, out),
+        (Format::F32, Input::Rows(x)) => float::<_, dense::F32>(isa.floats(), w, row_blocks, x, out),
         (Format::F32 | Format::F16, Input::Panels(_))
-        | (Format::Q8_0 | Format::Q4_0 | Format::Q6K, Input::Rows(_)) => {}
+        | (Format::Q8_0 | Format::Q4_0 | Format::Q6K | Format::Q4K | Format::Q5K, Input::Rows(_)) => {}
     }
 }
 
-pub(super) fn matmul2<I: Tier>(
+pub(super) fn matmul2<I: Products>(
     isa: I,
     w: [&Matrix; 2],
     row_blocks: Range<usize>,
@@ -90,6 +93,8 @@ pub(super) fn matmul2<I: Tier>(
                 Format::Q4_0 => both::<I, quant::Q4_0>(isa, w, row_blocks, &x, [first, second]),
                 Format::Q8_0 => both::<I, quant::Q8_0>(isa, w, row_blocks, &x, [first, second]),
                 Format::Q6K => both::<I, quant::Q6K>(isa, w, row_blocks, &x, [first, second]),
+                Format::Q4K => both::<I, quant::Q4K>(isa, w, row_blocks, &x, [first, second]),
+                Format::Q5K => both::<I, quant::Q5K>(isa, w, row_blocks, &x, [first, second]),
                 Format::F32 | Format::F16 => {}
             }
         }
@@ -113,20 +118,26 @@ fn write(tile: &[[f32; 16]], n: usize, first: usize, out: &mut Cols) {
     }
 }
 
-/// Calls `$body` with the constant `$T` equal to `$tokens`, 1..=8.
+/// Calls `$body` with the constant `$T` equal to `$tokens`, 1..=`$most`, which is at most 8.
 macro_rules! with_tokens {
-    ($tokens:expr, $T:ident => $body:expr) => {
-        with_tokens!(@ $tokens, $T => $body, 1 2 3 4 5 6 7 8)
+    ($tokens:expr, $most:expr, $T:ident => $body:expr) => {
+        with_tokens!(@ $tokens, $most, $T => $body, 1 2 3 4 5 6 7 8)
     };
-    (@ $tokens:expr, $T:ident => $body:expr, $($n:literal)*) => {
+    (@ $tokens:expr, $most:expr, $T:ident => $body:expr, $($n:literal)*) => {
         match $tokens {
-            $( $n => { const $T: usize = $n; $body } )*
-            other => unreachable!("a panel of {other} tokens"),
+            $( $n if $n <= $most => { const $T: usize = $n; $body } )*
+            other => unreachable!("{other} tokens at once"),
         }
     };
 }
 
-fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &Panels, out: &mut Cols) {
+fn quantised<I: Products, Q: Quant>(
+    isa: I,
+    w: &Matrix,
+    row_blocks: Range<usize>,
+    x: &Panels,
+    out: &mut Cols,
+) {
     if x.tokens() == 1 {
         let words = x.panel(0).words;
         let (start, count) = (row_blocks.start, row_blocks.len());
@@ -139,7 +150,7 @@ fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x:
         }
         for n in 2 * half..count {
             let mut y = [[0.0; 16]; 1];
-            isa.quant_tile::<Q, 1, false>(w.row_block(start + n), words, 0, &mut y);
+            isa.quant_tile::<Q, 1>(w.row_block(start + n), Words::new(words, 1, 0), 0, &mut y);
             write(&y, n, 0, out);
         }
         return;
@@ -150,24 +161,25 @@ fn quantised<I: Tier, Q: Quant>(isa: I, w: &Matrix, row_blocks: Range<usize>, x:
         let row_block = w.row_block(row_block);
         for p in 0..x.panel_count() {
             let panel = x.panel(p);
-            if p + 1 < x.panel_count() {
-                // All panels but the last are full.
-                let mut y = [[0.0; 16]; PANEL];
-                isa.quant_tile::<Q, PANEL, false>(row_block, panel.words, 0, &mut y);
-                write(&y, n, panel.first, out);
-                continue;
+            let parts = panel.tokens.div_ceil(I::TOKENS);
+            for part in 0..parts {
+                let first = panel.tokens * part / parts;
+                let count = panel.tokens * (part + 1) / parts - first;
+                let last = p + 1 == x.panel_count() && part + 1 == parts;
+                let ahead = if last { row_block.len() } else { 0 };
+                let words = Words::new(panel.words, panel.tokens, first);
+                with_tokens!(count, I::TOKENS, N => {
+                    let mut y = [[0.0; 16]; N];
+                    isa.quant_tile::<Q, N>(row_block, words, ahead, &mut y);
+                    write(&y, n, panel.first + first, out);
+                });
             }
-            with_tokens!(panel.tokens, T => {
-                let mut y = [[0.0; 16]; T];
-                isa.quant_tile::<Q, T, true>(row_block, panel.words, row_block.len(), &mut y);
-                write(&y, n, panel.first, out);
-            });
         }
     }
 }
 
 /// One token, row-block n of both matrices together.
-fn both<I: Tier, Q: Quant>(
+fn both<I: Products, Q: Quant>(
     isa: I,
     w: [&Matrix; 2],
     row_blocks: Range<usize>,
@@ -186,18 +198,15 @@ fn both<I: Tier, Q: Quant>(
 /// Two row-blocks of one token as two streams from memory.
 ///
 /// With one stream, hardware prefetchers do not run far enough ahead of kernels that spend so many instructions per
-/// byte; with more than two they lose them. Software prefetch on top: [`Tier::stream_ahead`].
+/// byte; with more than two they lose them. Software prefetch on top: [`Products::stream_ahead`].
 #[inline]
-fn streams<I: Tier, Q: Quant>(isa: I, row_blocks: [&[u8]; 2], words: &[i32]) -> [[f32; 16]; 2] {
+fn streams<I: Products, Q: Quant>(isa: I, row_blocks: [&[u8]; 2], words: &[i32]) -> [[f32; 16]; 2] {
     let mut y = [[0.0; 16]; 2];
-    match isa.stream_ahead() {
-        0 => isa.quant_pair::<Q, false>(row_blocks, words, 0, &mut y),
-        ahead => isa.quant_pair::<Q, true>(row_blocks, words, ahead, &mut y),
-    }
+    isa.quant_pair::<Q>(row_blocks, words, isa.stream_ahead(), &mut y);
     y
 }
 
-fn float<I: Tier, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f32], out: &mut Cols) {
+fn float<I: Floats, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f32], out: &mut Cols) {
     let (tokens, k) = (out.tokens(), w.k());
     let parts = tokens.div_ceil(I::DENSE_TOKENS);
     for part in 0..parts {
@@ -209,7 +218,7 @@ fn float<I: Tier, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f
             1 => float_tokens::<I, W, 4, 1>(isa, w, row_blocks.clone(), x, first, out),
             2 => float_tokens::<I, W, 2, 2>(isa, w, row_blocks.clone(), x, first, out),
             3 => float_tokens::<I, W, 2, 3>(isa, w, row_blocks.clone(), x, first, out),
-            _ => with_tokens!(count, T => {
+            _ => with_tokens!(count, I::DENSE_TOKENS, T => {
                 float_tokens::<I, W, 1, T>(isa, w, row_blocks.clone(), x, first, out)
             }),
         }
@@ -217,7 +226,7 @@ fn float<I: Tier, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f
 }
 
 /// All row-blocks, R at a time, for the T tokens `x` from token `first` on.
-fn float_tokens<I: Tier, W: Dense, const R: usize, const T: usize>(
+fn float_tokens<I: Floats, W: Dense, const R: usize, const T: usize>(
     isa: I,
     w: &Matrix,
     row_blocks: Range<usize>,

@@ -11,10 +11,9 @@ pub(super) trait Lanes: Copy {
 
     /// Tokens that one tile of a float matrix product computes together (1..=8): what registers hold.
     const DENSE_TOKENS: usize;
-    /// Accumulators of 16 lanes that registers hold beside operands, at least 4.
-    const ACCUMULATORS: usize;
-    /// Query heads that attention computes together: 4, 2 or 1.
-    const HEADS: usize;
+    /// Most queries that attention computes together, by what registers hold: 6 (with 4 vectors of keys or values),
+    /// 3 (with 2) or 1 (with 1).
+    const QUERIES: usize;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; 16]) -> Self::V;
@@ -54,8 +53,6 @@ pub(super) trait Lanes: Copy {
     fn highest(self, v: Self::V) -> f32;
     /// The sum of the lanes, by the tree.
     fn sum(self, v: Self::V) -> f32;
-    /// Lane j: the sum of `v[j]`, by the tree.
-    fn sums(self, v: &[Self::V; 16]) -> Self::V;
 }
 
 /// The lanes of `x`, fewer than 16 possible, then +0.

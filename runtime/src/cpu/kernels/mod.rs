@@ -50,13 +50,15 @@ use std::ops::Range;
 
 pub use cols::Cols;
 pub use matrix::{Matrix, MatrixError};
-pub use ops::{Attention, Cache, ConvGate, Input};
+pub use ops::{Attention, Cache, ConvGate, Input, KEY_GROUP, key_elements, put_key};
 pub use panels::{PANEL, Panels, PanelsMut, panel_count, words_needed};
 pub use portable::Portable;
 pub use tiers::{UnknownTier, available, best, by_name};
 pub use topk::top_k;
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{Avx512Vnni, X86V3};
+pub use x86_64::{Avx512Vnni, AvxVnni, X86V3};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::{dots, read};
 
 /// The kernels of one tier. The default of every method is its definition.
 ///
@@ -159,7 +161,7 @@ pub trait Kernels: Send + Sync {
     /// Per query, over tiles of 64 positions that begin at multiples of 64, ascending, the positions it sees:
     ///
     /// ```text
-    /// s[j] = scale * (q . key[j])                  the dot product in 16 lanes and the tree
+    /// s[j] = scale * (q . key[j])                  from +0, for d ascending: s = fma(q[d], key[j][d], s)
     /// m' = max(m, max s);  c = e^(m - m');  p[j] = e^(s[j] - m')          m starts at -inf
     /// l = fma(l, c, sum p)                         position j in lane j % 16, then the tree
     /// acc = fma(acc, c, a)  with  a = +0;  for j ascending: a = fma(p[j], value[j], a)

@@ -38,7 +38,10 @@ pub struct Attention<'a> {
     pub cache: Cache<'a>,
 }
 
-/// Keys and values of one head, each `[positions, dim]`, at least `past + tokens` positions.
+/// Keys and values of one head, at least `past + tokens` positions.
+///
+/// Values are `[positions, dim]`. Keys are cut into groups of 16 positions, `[groups, dim, 16]`: the same element of 16
+/// keys is one vector, so dot products need no sum across lanes. The last group is whole, its unused lanes are not looked at.
 #[derive(Clone, Copy, Debug)]
 pub enum Cache<'a> {
     /// f16 bits.
@@ -55,6 +58,26 @@ pub enum Cache<'a> {
         /// Values.
         values: &'a [f32],
     },
+}
+
+/// Elements that the keys of `positions` positions of `dim` elements take in a [`Cache`].
+pub const fn key_elements(positions: usize, dim: usize) -> usize {
+    positions.next_multiple_of(KEY_GROUP) * dim
+}
+
+/// Positions in a group of keys.
+pub const KEY_GROUP: usize = 16;
+
+/// Writes the key of `position` into its place in a [`Cache`].
+///
+/// # Panics
+/// If the place is outside of `keys`.
+pub fn put_key<T: Copy>(keys: &mut [T], position: usize, key: &[T]) {
+    let group = position / KEY_GROUP * KEY_GROUP * key.len();
+    let places = keys[group..][..KEY_GROUP * key.len()].as_chunks_mut::<KEY_GROUP>().0;
+    for (place, element) in places.iter_mut().zip(key) {
+        place[position % KEY_GROUP] = *element;
+    }
 }
 
 /// A gated depthwise convolution over some channels.

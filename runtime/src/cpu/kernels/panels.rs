@@ -7,14 +7,17 @@
 //!
 //! # Layout
 //!
-//! Tokens are cut into *panels* of 8, the last of which has the rest. K is padded to a multiple of 256 with zero groups, so that every weight format can read every panel. A panel of T
-//! tokens holds, for each group, 11 T words of 32 bits:
+//! Tokens are cut into the fewest *panels* of at most 8, as even as they go, the larger ones first: 9 tokens are 5 + 4, 20
+//! are 7 + 7 + 6. K is padded to a multiple of 256 with zero
+//! groups, so that every weight format can read every panel. A panel of T tokens holds, for each group, 12 T words of
+//! 32 bits:
 //!
 //! ```text
 //! [T][8]  words  the 32 int8 of the token, 4 to a word, first element in the low byte
 //! [T]     f32    scale
 //! [T]     i32    -8 * sum(q): what nibbles that are 8 too large add to a dot product, negated
 //! [T]     2 i16  sum of q[0..16] (low half), sum of q[16..32] (high half)
+//! [T]     f32    scale * f32(sum(q)), the product rounded: what a weight's minimum is multiplied by
 //! ```
 //!
 //! Panels follow each other in token order.
@@ -25,7 +28,7 @@ use lfm_graphs::weights::layout::GROUP;
 pub const PANEL: usize = 8;
 
 /// Words of one group of one token.
-pub(super) const WORDS: usize = 11;
+pub(super) const WORDS: usize = 12;
 
 /// K is padded to a multiple of this: the longest block of any weight format.
 const K_STEP: usize = 256;
@@ -48,16 +51,43 @@ pub const fn panel_count(tokens: usize) -> usize {
     tokens.div_ceil(PANEL)
 }
 
-/// First token of panel `panel` of a cut of `tokens` tokens; that of one past the last panel is `tokens`.
-const fn first_token(tokens: usize, panel: usize) -> usize {
-    let first = panel * PANEL;
-    if first < tokens { first } else { tokens }
+/// How some tokens are cut into panels.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    tokens: usize,
+    panels: usize,
+    /// Tokens of a panel, one more in the first `longer` panels.
+    least: usize,
+    longer: usize,
 }
 
-/// Quantised activations of `tokens` tokens of `k` elements.
+impl Cut {
+    fn new(tokens: usize) -> Cut {
+        let panels = panel_count(tokens);
+        Cut { tokens, panels, least: tokens / panels.max(1), longer: tokens % panels.max(1) }
+    }
+
+    /// First token of panel `panel`; that of one past the last panel is `tokens`.
+    #[inline]
+    fn first(&self, panel: usize) -> usize {
+        panel * self.least + panel.min(self.longer)
+    }
+
+    /// The panel that holds `token`.
+    fn panel_of(&self, token: usize) -> usize {
+        let in_longer = self.longer * (self.least + 1);
+        if token < in_longer {
+            token / (self.least + 1)
+        } else {
+            self.longer + (token - in_longer) / self.least.max(1)
+        }
+    }
+}
+
+/// Quantised activations of some tokens of `k` elements.
 #[derive(Clone, Copy, Debug)]
 pub struct Panels<'a> {
-    tokens: usize,
+    cut: Cut,
     k: usize,
     words: &'a [i32],
 }
@@ -78,12 +108,12 @@ impl<'a> Panels<'a> {
     pub fn new(words: &'a [i32], tokens: usize, k: usize) -> Panels<'a> {
         let needed = words_needed(tokens, k);
         assert!(words.len() >= needed, "panels of {tokens} x {k}: {} words of {needed}", words.len());
-        Panels { tokens, k, words: &words[..needed] }
+        Panels { cut: Cut::new(tokens), k, words: &words[..needed] }
     }
 
     /// Tokens in all panels.
     pub fn tokens(&self) -> usize {
-        self.tokens
+        self.cut.tokens
     }
 
     /// Elements of a token, without padding.
@@ -93,30 +123,30 @@ impl<'a> Panels<'a> {
 
     /// How many panels there are.
     pub fn panel_count(&self) -> usize {
-        panel_count(self.tokens)
+        self.cut.panels
     }
 
     /// Panel `n`, `n < panel_count()`.
     #[inline]
     pub(super) fn panel(&self, n: usize) -> Panel<'a> {
-        let first = first_token(self.tokens, n);
-        let tokens = first_token(self.tokens, n + 1) - first;
+        let first = self.cut.first(n);
+        let tokens = self.cut.first(n + 1) - first;
         let per_token = words_needed(1, self.k);
         Panel { first, tokens, words: &self.words[first * per_token..][..tokens * per_token] }
     }
 
     /// The panel that holds `token`.
     fn panel_of(&self, token: usize) -> Panel<'a> {
-        assert!(token < self.tokens, "token {token} of {}", self.tokens);
-        self.panel(token / PANEL)
+        assert!(token < self.cut.tokens, "token {token} of {}", self.cut.tokens);
+        self.panel(self.cut.panel_of(token))
     }
 }
 
 /// Room for the panels of `tokens` tokens, or for a range of them, held exclusively.
 #[derive(Debug)]
 pub struct PanelsMut<'a> {
-    /// Tokens of the whole cut, which fixes where panels begin.
-    total: usize,
+    /// The cut of all tokens, of which these may be some.
+    cut: Cut,
     k: usize,
     /// Panels `first..end` are in `words`.
     first: usize,
@@ -132,12 +162,13 @@ impl<'a> PanelsMut<'a> {
     pub fn new(words: &'a mut [i32], tokens: usize, k: usize) -> PanelsMut<'a> {
         let needed = words_needed(tokens, k);
         assert!(words.len() >= needed, "panels of {tokens} x {k}: {} words of {needed}", words.len());
-        PanelsMut { total: tokens, k, first: 0, end: panel_count(tokens), words: &mut words[..needed] }
+        let cut = Cut::new(tokens);
+        PanelsMut { cut, k, first: 0, end: cut.panels, words: &mut words[..needed] }
     }
 
     /// The tokens of these panels, within the whole cut.
     pub fn tokens(&self) -> std::ops::Range<usize> {
-        first_token(self.total, self.first)..first_token(self.total, self.end)
+        self.cut.first(self.first)..self.cut.first(self.end)
     }
 
     /// Elements of a token, without padding.
@@ -156,13 +187,13 @@ impl<'a> PanelsMut<'a> {
     /// If there are fewer than `panels`.
     pub fn split_at(self, panels: usize) -> (PanelsMut<'a>, PanelsMut<'a>) {
         assert!(panels <= self.panel_count(), "panel {panels} of {}", self.panel_count());
-        let PanelsMut { total, k, first, end, words } = self;
+        let PanelsMut { cut, k, first, end, words } = self;
         let middle = first + panels;
-        let tokens = first_token(total, middle) - first_token(total, first);
+        let tokens = cut.first(middle) - cut.first(first);
         let (left, right) = words.split_at_mut(words_needed(tokens, k));
         (
-            PanelsMut { total, k, first, end: middle, words: left },
-            PanelsMut { total, k, first: middle, end, words: right },
+            PanelsMut { cut, k, first, end: middle, words: left },
+            PanelsMut { cut, k, first: middle, end, words: right },
         )
     }
 
@@ -174,9 +205,9 @@ impl<'a> PanelsMut<'a> {
     /// Token count and words of panel `n`, `n < panel_count()`.
     #[inline]
     pub(super) fn panel_mut(&mut self, n: usize) -> (usize, &mut [i32]) {
-        let start = first_token(self.total, self.first);
-        let first = first_token(self.total, self.first + n);
-        let tokens = first_token(self.total, self.first + n + 1) - first;
+        let start = self.cut.first(self.first);
+        let first = self.cut.first(self.first + n);
+        let tokens = self.cut.first(self.first + n + 1) - first;
         let per_token = words_needed(1, self.k);
         (tokens, &mut self.words[(first - start) * per_token..][..tokens * per_token])
     }
@@ -217,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panels_are_full_but_for_the_last() {
+    fn panels_are_few_and_even() {
         let sizes = |tokens| {
             let words = vec![0; words_needed(tokens, 1)];
             let panels = Panels::new(&words, tokens, 1);
@@ -225,8 +256,9 @@ mod tests {
         };
         assert_eq!(sizes(1), [1]);
         assert_eq!(sizes(8), [8]);
-        assert_eq!(sizes(9), [8, 1]);
-        assert_eq!(sizes(20), [8, 8, 4]);
+        assert_eq!(sizes(9), [5, 4]);
+        assert_eq!(sizes(20), [7, 7, 6]);
+        assert_eq!(sizes(64), [8; 8]);
         assert!(sizes(0).is_empty());
     }
 

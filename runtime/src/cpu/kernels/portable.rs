@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lfm_graphs::weights::Format;
-use lfm_graphs::weights::layout::{GROUP, ROWS, q4_0, q6_k, q8_0};
+use lfm_graphs::weights::layout::{self, GROUP, ROWS, q4_0, q4_k, q5_k, q6_k, q8_0};
 
 use super::Kernels;
 use super::cols::Cols;
@@ -72,6 +72,9 @@ fn quantised_chain(format: Format, block: &[u8], r: usize, k: usize, x: &Panel, 
             isum += integer(format, block, r, GROUP * g + e) * q(e);
         }
         acc = (isum as f32).mul_add(scale(format, block, r, g) * x_scale, acc);
+        if let Some(minimum) = minimum(format, block, r, g) {
+            acc = (-minimum).mul_add(f32::from_bits(words[11 * x.tokens + t].cast_unsigned()), acc);
+        }
     }
     acc
 }
@@ -81,7 +84,7 @@ fn float(format: Format, block: &[u8], r: usize, k: usize) -> f32 {
     let at = |bytes: usize| (ROWS * k + r) * bytes;
     match format {
         Format::F32 => f32::from_le_bytes(array(block, at(4))),
-        Format::F16 | Format::Q8_0 | Format::Q4_0 | Format::Q6K => {
+        Format::F16 | Format::Q8_0 | Format::Q4_0 | Format::Q6K | Format::Q4K | Format::Q5K => {
             half::widen(u16::from_le_bytes(array(block, at(2))))
         }
     }
@@ -115,7 +118,37 @@ fn factors(format: Format, block: &[u8], r: usize, k: usize) -> (i8, i8) {
             let high = block[group + q6_k::HI + 64 * (quad / 4) + lane] >> (quad % 4 * 2) & 3;
             (sub, signed(nibble(group + q6_k::LO) | high << 4, q6_k::OFFSET))
         }
+        Format::Q4K => {
+            let group = k_pair(format, g) + q4_k::PAIR_GROUPS + g % 2 * q4_k::GROUP_BYTES;
+            (1, nibble(group).cast_signed())
+        }
+        Format::Q5K => {
+            let group = k_pair(format, g) + q5_k::PAIR_GROUPS + g % 2 * q5_k::GROUP_BYTES;
+            let high = block[group + q5_k::HI + lane] >> quad & 1;
+            (1, (nibble(group + q5_k::LO) | high << 4).cast_signed())
+        }
         Format::F32 | Format::F16 => (0, 0),
+    }
+}
+
+/// Where the pair of group g of q4_k or q5_k starts.
+fn k_pair(format: Format, g: usize) -> usize {
+    let pair = if format == Format::Q4K { q4_k::PAIR_BYTES } else { q5_k::PAIR_BYTES };
+    g / 8 * layout::block_bytes(format) + q4_k::PAIR_0 + g % 8 / 2 * pair
+}
+
+/// The scale (field 0) or the minimum (field 1) of group g of row r of q4_k or q5_k: six bits times the block's f16.
+fn six_bits(format: Format, block: &[u8], r: usize, g: usize, field: usize) -> f32 {
+    let half = g / 8 * layout::block_bytes(format) + field * q4_k::DMIN + 2 * r;
+    let byte = block[k_pair(format, g) + 32 * (g % 2) + 16 * field + r];
+    half::widen(u16::from_le_bytes(array(block, half))) * f32::from(byte)
+}
+
+/// What every element of group g of row r is less than its scale times its code, where the format has such a thing.
+fn minimum(format: Format, block: &[u8], r: usize, g: usize) -> Option<f32> {
+    match format {
+        Format::Q4K | Format::Q5K => Some(six_bits(format, block, r, g, 1)),
+        Format::F32 | Format::F16 | Format::Q8_0 | Format::Q4_0 | Format::Q6K => None,
     }
 }
 
@@ -125,6 +158,7 @@ fn scale(format: Format, block: &[u8], r: usize, g: usize) -> f32 {
         Format::Q4_0 => g / q4_0::GROUPS * q4_0::BYTES + 32 * (g % q4_0::GROUPS) + 2 * r,
         Format::Q8_0 => g / q8_0::GROUPS * q8_0::BYTES + 32 * (g % q8_0::GROUPS) + 2 * r,
         Format::Q6K => return f32::from_le_bytes(array(block, g / 8 * q6_k::BYTES + 4 * r)),
+        Format::Q4K | Format::Q5K => return six_bits(format, block, r, g, 0),
         Format::F32 | Format::F16 => return 1.0,
     };
     half::widen(u16::from_le_bytes(array(block, at)))
@@ -152,11 +186,13 @@ pub(super) fn row(w: &Matrix, r: usize, out: &mut [f32]) {
                     *out = float(w.format(), block, r, GROUP * g + e);
                 }
             }
-            Format::Q8_0 | Format::Q4_0 | Format::Q6K => {
+            Format::Q8_0 | Format::Q4_0 | Format::Q6K | Format::Q4K | Format::Q5K => {
                 let scale = scale(w.format(), block, r, g);
+                let minimum = minimum(w.format(), block, r, g);
                 for (e, out) in out.iter_mut().enumerate() {
                     let (sub, code) = factors(w.format(), block, r, GROUP * g + e);
-                    *out = scale * (f32::from(sub) * f32::from(code));
+                    let value = scale * (f32::from(sub) * f32::from(code));
+                    *out = minimum.map_or(value, |minimum| value - minimum);
                 }
             }
         }
@@ -167,8 +203,7 @@ impl Lanes for Portable {
     type V = [f32; 16];
 
     const DENSE_TOKENS: usize = 8;
-    const ACCUMULATORS: usize = 1;
-    const HEADS: usize = 1;
+    const QUERIES: usize = 1;
 
     fn splat(self, x: f32) -> [f32; 16] {
         [x; 16]
@@ -262,10 +297,5 @@ impl Lanes for Portable {
 
     fn sum(self, v: [f32; 16]) -> f32 {
         tree(&v)
-    }
-
-    #[inline(never)]
-    fn sums(self, v: &[[f32; 16]; 16]) -> [f32; 16] {
-        v.map(|v| tree(&v))
     }
 }

@@ -1,44 +1,47 @@
 //! How a tier's entry points are made: each is a generic body compiled with the tier's CPU features.
 
-/// Implements `Kernels` and `Tier` for a tier token whose existence proves the CPU features in `$features`, and which
-/// implements `Lanes` and `Dot`.
-macro_rules! implement_tier {
-    ($token:ident, $name:literal, $features:literal) => {
-        use crate::cpu::kernels::body::{attention, conv, dense, quantize, vector};
-        use crate::cpu::kernels::driver::{self, Tier};
-        use crate::cpu::kernels::quant::{self, Quant};
-        use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, PanelsMut};
+/// Implements `Products` for a tier token whose existence proves the CPU features in `$features`, and which implements
+/// `Dot`. `$floats` is the token, or a field of it, that implements `Floats`.
+macro_rules! implement_products {
+    ($token:ident, $features:literal, $floats:ty, $isa:ident => $of:expr) => {
+        impl $crate::cpu::kernels::driver::Products for $token {
+            type Floats = $floats;
 
-        impl Tier for $token {
+            #[inline]
+            fn floats(self) -> $floats {
+                let $isa = self;
+                $of
+            }
+
             #[inline]
             fn stream_ahead(self) -> usize {
                 super::stream_ahead()
             }
 
             #[inline]
-            fn quant_tile<Q: Quant, const T: usize, const AHEAD: bool>(
+            fn quant_tile<Q: Quant, const N: usize>(
                 self,
                 row_block: &[u8],
-                x: &[i32],
+                x: Words,
                 ahead: usize,
-                out: &mut [[f32; 16]; T],
+                out: &mut [[f32; 16]; N],
             ) {
                 #[target_feature(enable = $features)]
-                fn run<Q: Quant, const T: usize, const AHEAD: bool>(
+                fn run<Q: Quant, const N: usize>(
                     isa: $token,
                     row_block: &[u8],
-                    x: &[i32],
+                    x: Words,
                     ahead: usize,
-                    out: &mut [[f32; 16]; T],
+                    out: &mut [[f32; 16]; N],
                 ) {
-                    quant::tile::<$token, Q, T, AHEAD>(isa, row_block, x, ahead, out);
+                    quant::tile::<$token, Q, N>(isa, row_block, x, ahead, out);
                 }
                 // SAFETY: the token exists, so the CPU has these features.
-                unsafe { run::<Q, T, AHEAD>(self, row_block, x, ahead, out) }
+                unsafe { run::<Q, N>(self, row_block, x, ahead, out) }
             }
 
             #[inline]
-            fn quant_pair<Q: Quant, const AHEAD: bool>(
+            fn quant_pair<Q: Quant>(
                 self,
                 row_blocks: [&[u8]; 2],
                 x: &[i32],
@@ -46,21 +49,29 @@ macro_rules! implement_tier {
                 out: &mut [[f32; 16]; 2],
             ) {
                 #[target_feature(enable = $features)]
-                fn run<Q: Quant, const AHEAD: bool>(
+                fn run<Q: Quant>(
                     isa: $token,
                     row_blocks: [&[u8]; 2],
                     x: &[i32],
                     ahead: usize,
                     out: &mut [[f32; 16]; 2],
                 ) {
-                    quant::pair::<$token, Q, AHEAD>(isa, row_blocks, x, ahead, out);
+                    quant::pair::<$token, Q>(isa, row_blocks, x, ahead, out);
                 }
                 // SAFETY: the token exists, so the CPU has these features.
-                unsafe { run::<Q, AHEAD>(self, row_blocks, x, ahead, out) }
+                unsafe { run::<Q>(self, row_blocks, x, ahead, out) }
             }
+        }
+    };
+}
 
+/// Implements `Floats` for a tier token whose existence proves the CPU features in `$features`, and which implements
+/// `Lanes`.
+macro_rules! implement_floats {
+    ($token:ident, $features:literal) => {
+        impl $crate::cpu::kernels::driver::Floats for $token {
             #[inline]
-            fn dense_tile<W: dense::Dense, const R: usize, const T: usize>(
+            fn dense_tile<W: Dense, const R: usize, const T: usize>(
                 self,
                 row_blocks: [&[u8]; R],
                 x: &[f32],
@@ -68,7 +79,7 @@ macro_rules! implement_tier {
                 out: &mut [[[f32; 16]; T]; R],
             ) {
                 #[target_feature(enable = $features)]
-                fn run<W: dense::Dense, const R: usize, const T: usize>(
+                fn run<W: Dense, const R: usize, const T: usize>(
                     isa: $token,
                     row_blocks: [&[u8]; R],
                     x: &[f32],
@@ -81,7 +92,13 @@ macro_rules! implement_tier {
                 unsafe { run::<W, R, T>(self, row_blocks, x, k, out) }
             }
         }
+    };
+}
 
+/// Implements `Kernels` for a tier token that implements `Products`; the kernels that are no products by `$how`, which
+/// is [`forward`] with the token's features or [`pass_on`].
+macro_rules! implement_kernels {
+    ($token:ident, $name:literal, $how:ident($($features:literal)?)) => {
         impl Kernels for $token {
             fn name(&self) -> &'static str {
                 $name
@@ -101,7 +118,7 @@ macro_rules! implement_tier {
                 driver::matmul2(*self, w, row_blocks, x, out);
             }
 
-            $crate::cpu::kernels::tier::forward! { $token, $features;
+            $crate::cpu::kernels::tier::$how! { $token $(, $features)?;
                 quantize::quantize(x: &[f32], panels: &mut PanelsMut);
                 vector::exp(x: &[f32], out: &mut [f32]);
                 vector::sigmoid(x: &[f32], out: &mut [f32]);
@@ -134,17 +151,31 @@ macro_rules! forward {
     )* };
 }
 
-/// Methods of a tier token that are one intrinsic each, safe because the token proves its CPU feature.
-macro_rules! intrinsics {
-    ($token:ident; $( $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $intrinsic:expr; )*) => {
-        impl $token { $(
-            #[inline(always)]
-            fn $name(self, $($arg: $type),*) -> $result {
-                // SAFETY: the token exists, so the CPU has the intrinsic's feature; it takes values only.
-                unsafe { $intrinsic($($arg),*) }
-            }
-        )* }
-    };
+/// Methods that call those of the tier in the token's field.
+macro_rules! pass_on {
+    ($token:ident; $( $module:ident::$name:ident($($arg:ident: $type:ty),*); )*) => { $(
+        fn $name(&self, $($arg: $type),*) {
+            self.0.$name($($arg),*);
+        }
+    )* };
 }
 
-pub(super) use {forward, implement_tier, intrinsics};
+/// Methods of a tier token that are one intrinsic each, safe because the token proves its CPU feature: its own, or those
+/// of a trait, which are followed by the trait's associated items.
+macro_rules! intrinsics {
+    ($token:ident; $($methods:tt)*) => {
+        impl $token { $crate::cpu::kernels::tier::intrinsics! { @ $($methods)* } }
+    };
+    ($trait:ident for $token:ident; $($methods:tt)*) => {
+        impl $trait for $token { $crate::cpu::kernels::tier::intrinsics! { @ $($methods)* } }
+    };
+    (@ $( $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $intrinsic:expr; )*) => { $(
+        #[inline(always)]
+        fn $name(self, $($arg: $type),*) -> $result {
+            // SAFETY: the token exists, so the CPU has the intrinsic's feature; it takes values only.
+            unsafe { $intrinsic($($arg),*) }
+        }
+    )* };
+}
+
+pub(super) use {forward, implement_floats, implement_kernels, implement_products, intrinsics, pass_on};

@@ -43,6 +43,8 @@ fn token<I: Lanes>(isa: I, row: &[f32], t: usize, tokens: usize, words: &mut [i3
         // Infinities and NaN make sums that mean nothing, but a scale that shows.
         words[9 * tokens + t] = sums[0].wrapping_add(sums[1]).wrapping_mul(-8);
         words[10 * tokens + t] = sums[0] & 0xffff | sums[1] << 16;
+        let minimum = scale * sums[0].wrapping_add(sums[1]) as f32;
+        words[11 * tokens + t] = minimum.to_bits().cast_signed();
     }
 }
 

@@ -1,6 +1,6 @@
 use std::num::NonZeroUsize;
 
-use super::super::{Attention, Cache, Cols, Kernels, Portable};
+use super::super::{Attention, Cache, Cols, Kernels, Portable, key_elements, put_key};
 use super::{Rng, assert_bits, available, tiers};
 
 struct Case {
@@ -11,6 +11,7 @@ struct Case {
     window: Option<NonZeroUsize>,
     /// `[tokens, heads * dim + 5]`
     q: Vec<f32>,
+    /// `[positions, dim]`
     keys: Vec<f32>,
     values: Vec<f32>,
     halves: [Vec<u16>; 2],
@@ -29,6 +30,15 @@ fn case(rng: &mut Rng, heads: usize, dim: usize, past: usize, tokens: usize, win
     Case { heads, dim, past, tokens, window: window.and_then(NonZeroUsize::new), q, keys, values, halves }
 }
 
+/// `keys`, `[positions, dim]`, as a cache has them.
+fn grouped<T: Copy>(keys: &[T], dim: usize, unused: T) -> Vec<T> {
+    let mut groups = vec![unused; key_elements(keys.len() / dim, dim)];
+    for (position, key) in keys.chunks_exact(dim).enumerate() {
+        put_key(&mut groups, position, key);
+    }
+    groups
+}
+
 /// All tokens in calls of `chunk`, `[tokens, heads * dim]`; the cache never holds more than a call may see.
 fn run(kernels: &dyn Kernels, case: &Case, half: bool, chunk: usize) -> Vec<f32> {
     let (width, stride) = (case.heads * case.dim, case.heads * case.dim + 5);
@@ -39,10 +49,13 @@ fn run(kernels: &dyn Kernels, case: &Case, half: bool, chunk: usize) -> Vec<f32>
         let tokens = chunk.min(case.tokens - done);
         let (mut now, later) = out.split_tokens(tokens);
         let held = (case.past + done + tokens) * case.dim;
+        // What no query may see is not a number.
+        let halves = grouped(&case.halves[0][..held], case.dim, 0x7e00);
+        let floats = grouped(&case.keys[..held], case.dim, f32::NAN);
         let cache = if half {
-            Cache::F16 { keys: &case.halves[0][..held], values: &case.halves[1][..held] }
+            Cache::F16 { keys: &halves, values: &case.halves[1][..held] }
         } else {
-            Cache::F32 { keys: &case.keys[..held], values: &case.values[..held] }
+            Cache::F32 { keys: &floats, values: &case.values[..held] }
         };
         let attention = Attention {
             q: &case.q[done * stride..],

@@ -1,17 +1,18 @@
 use super::super::{PANEL, Panels, PanelsMut, Portable, panel_count, words_needed};
 use super::{Kernels, Rng, available, tiers};
 
-/// One token's groups out of its panel: 32 int8, scale, correction, pair.
-fn token(panels: &Panels, token: usize) -> Vec<([i8; 32], f32, i32, i32)> {
+/// One token's groups out of its panel: 32 int8, scale, correction, pair, scaled sum.
+fn token(panels: &Panels, token: usize) -> Vec<([i8; 32], f32, i32, i32, f32)> {
     let panel =
         (0..panels.panel_count()).map(|n| panels.panel(n)).find(|p| token < p.first + p.tokens).unwrap();
     let (t, tokens) = (token - panel.first, panel.tokens);
-    let groups = panel.words.chunks_exact(11 * tokens);
+    let groups = panel.words.chunks_exact(12 * tokens);
     groups
         .map(|words| {
             let q = std::array::from_fn(|e| words[8 * t + e / 4].to_le_bytes()[e % 4] as i8);
             let scale = f32::from_bits(words[8 * tokens + t] as u32);
-            (q, scale, words[9 * tokens + t], words[10 * tokens + t])
+            let scaled_sum = f32::from_bits(words[11 * tokens + t] as u32);
+            (q, scale, words[9 * tokens + t], words[10 * tokens + t], scaled_sum)
         })
         .collect()
 }
@@ -38,8 +39,8 @@ fn panels_hold_what_the_formula_says() {
             for (t, row) in x.chunks_exact(k).enumerate() {
                 let mut expected = row.to_vec();
                 expected.resize(k.next_multiple_of(256), 0.0);
-                for (group, (q, scale, correction, pair)) in expected.chunks_exact(32).zip(token(&panels, t))
-                {
+                let groups = expected.chunks_exact(32).zip(token(&panels, t));
+                for (group, (q, scale, correction, pair, scaled_sum)) in groups {
                     let amax = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                     let amax = if amax < 1e-30 { 0.0 } else { amax };
                     assert_eq!(scale.to_bits(), (amax / 127.0).to_bits(), "{}", tier.name());
@@ -50,6 +51,7 @@ fn panels_hold_what_the_formula_says() {
                     let sum = |q: &[i8]| q.iter().map(|q| i32::from(*q)).sum::<i32>();
                     assert_eq!(correction, -8 * sum(&q));
                     assert_eq!((pair as i16, pair >> 16), (sum(&q[..16]) as i16, sum(&q[16..])));
+                    assert_eq!(scaled_sum.to_bits(), (scale * sum(&q) as f32).to_bits());
                 }
             }
         }

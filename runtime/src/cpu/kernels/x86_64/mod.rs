@@ -5,9 +5,14 @@
 )]
 
 mod avx512vnni;
+mod avxvnni;
+mod peak;
 mod v3;
+mod vnni;
 
 pub use avx512vnni::Avx512Vnni;
+pub use avxvnni::AvxVnni;
+pub(crate) use peak::{dots, read};
 pub use v3::X86V3;
 
 use std::arch::x86_64::__cpuid;

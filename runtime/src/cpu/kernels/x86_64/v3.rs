@@ -2,12 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use lfm_graphs::weights::layout::{GROUP, q4_0, q6_k, q8_0};
+use lfm_graphs::weights::layout::{GROUP, q4_0, q4_k, q5_k, q6_k, q8_0};
 
+use crate::cpu::kernels::body::dense::{self, Dense};
+use crate::cpu::kernels::body::{attention, conv, quantize, vector};
+use crate::cpu::kernels::driver;
 use crate::cpu::kernels::lanes::Lanes;
-use crate::cpu::kernels::panels::WORDS;
-use crate::cpu::kernels::quant::Dot;
-use crate::cpu::kernels::tier::{implement_tier, intrinsics};
+use crate::cpu::kernels::quant::{self, Dot, Group, Quant, Words};
+use crate::cpu::kernels::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
+use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, PanelsMut};
 
 /// Kernels for CPUs with AVX2, FMA and F16C. Having one proves that this CPU does.
 #[derive(Clone, Copy, Debug)]
@@ -24,11 +27,14 @@ impl X86V3 {
     }
 }
 
-implement_tier!(X86V3, "x86-64-v3", "avx2,fma,f16c");
+implement_products!(X86V3, "avx2,fma,f16c", X86V3, isa => isa);
+implement_floats!(X86V3, "avx2,fma,f16c");
+implement_kernels!(X86V3, "x86-64-v3", forward("avx2,fma,f16c"));
 
 intrinsics! { X86V3;
     splat8(x: f32) -> __m256 = _mm256_set1_ps;
     fma8(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
+    fnma8(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fnmadd_ps;
     add8(a: __m256, b: __m256) -> __m256 = _mm256_add_ps;
     sub8(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps;
     mul8(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps;
@@ -50,12 +56,6 @@ intrinsics! { X86V3;
     swap_pairs4(a: __m128) -> __m128 = _mm_permute_ps::<0b01_00_11_10>;
     swap_lanes4(a: __m128) -> __m128 = _mm_permute_ps::<0b10_11_00_01>;
     first(a: __m128) -> f32 = _mm_cvtss_f32;
-    low_halves(a: __m256, b: __m256) -> __m256 = _mm256_permute2f128_ps::<0x20>;
-    high_halves(a: __m256, b: __m256) -> __m256 = _mm256_permute2f128_ps::<0x31>;
-    low_pairs(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b01_00_01_00>;
-    high_pairs(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b11_10_11_10>;
-    even(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b10_00_10_00>;
-    odd(a: __m256, b: __m256) -> __m256 = _mm256_shuffle_ps::<0b11_01_11_01>;
 
     zero32() -> __m256i = _mm256_setzero_si256;
     splat_byte(x: i8) -> __m256i = _mm256_set1_epi8;
@@ -67,18 +67,19 @@ intrinsics! { X86V3;
     sign_bytes(a: __m256i, b: __m256i) -> __m256i = _mm256_sign_epi8;
     mul_bytes(unsigned: __m256i, signed: __m256i) -> __m256i = _mm256_maddubs_epi16;
     mul_shorts(a: __m256i, b: __m256i) -> __m256i = _mm256_madd_epi16;
+    mul_each_short(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16;
     add_shorts(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16;
     add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32;
-    sub_words(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32;
     shift_words_left_23(a: __m256i) -> __m256i = _mm256_slli_epi32::<23>;
     shift_words_left_16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>;
-    shift_words_left_5(a: __m256i) -> __m256i = _mm256_slli_epi32::<5>;
     shift_left_4(a: __m256i) -> __m256i = _mm256_slli_epi16::<4>;
     shift_left_2(a: __m256i) -> __m256i = _mm256_slli_epi16::<2>;
     shift_right_4(a: __m256i) -> __m256i = _mm256_srli_epi16::<4>;
     shift_right_2(a: __m256i) -> __m256i = _mm256_srli_epi16::<2>;
+    shift_right_1(a: __m256i) -> __m256i = _mm256_srli_epi16::<1>;
     odd_shorts_of_second(a: __m256i, b: __m256i) -> __m256i = _mm256_blend_epi16::<0xaa>;
     signed_words(a: __m128i) -> __m256i = _mm256_cvtepi8_epi32;
+    unsigned_words(a: __m128i) -> __m256i = _mm256_cvtepu8_epi32;
     pick_bytes(a: __m256i, order: __m256i) -> __m256i = _mm256_shuffle_epi8;
     low_half(a: __m256i) -> __m128i = _mm256_castsi256_si128;
     high_half(a: __m256i) -> __m128i = _mm256_extracti128_si256::<1>;
@@ -153,31 +154,13 @@ impl X86V3 {
         let v = self.add4(v, self.swap_pairs4(v));
         self.first(self.add4(v, self.swap_lanes4(v)))
     }
-
-    /// Lane j: the sum of `v[j]` by [`X86V3::sum8`]'s tree.
-    #[inline(always)]
-    fn sums8(self, v: &[__m256; 8]) -> __m256 {
-        // Each step adds the halves of what is left of two vectors: 4 + 4, 2 + 2, 1 + 1. Vectors j and j + 4 meet
-        // first, so that the sums come out in order.
-        let mut four = [v[0]; 4];
-        for j in 0..4 {
-            four[j] = self.add8(self.low_halves(v[j], v[j + 4]), self.high_halves(v[j], v[j + 4]));
-        }
-        let mut two = [v[0]; 2];
-        for j in 0..2 {
-            let (a, b) = (four[2 * j], four[2 * j + 1]);
-            two[j] = self.add8(self.low_pairs(a, b), self.high_pairs(a, b));
-        }
-        self.add8(self.even(two[0], two[1]), self.odd(two[0], two[1]))
-    }
 }
 
 impl Lanes for X86V3 {
     type V = [__m256; 2];
 
     const DENSE_TOKENS: usize = 6;
-    const ACCUMULATORS: usize = 4;
-    const HEADS: usize = 4;
+    const QUERIES: usize = 3;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -317,39 +300,74 @@ impl Lanes for X86V3 {
     fn sum(self, v: Self::V) -> f32 {
         self.sum8(self.add8(v[0], v[1]))
     }
-
-    #[inline(always)]
-    fn sums(self, v: &[Self::V; 16]) -> Self::V {
-        let mut out = v[0];
-        for (i, v) in v.as_chunks::<8>().0.iter().enumerate() {
-            let mut halves = [self.splat8(0.0); 8];
-            for j in 0..8 {
-                halves[j] = self.add8(v[j][0], v[j][1]);
-            }
-            out[i] = self.sums8(&halves);
-        }
-        out
-    }
 }
 
 impl X86V3 {
-    /// One link of the chain of token t.
+    /// `acc` and the link `isum * (scale * x_scale)`; the scale of the activations as bits.
     #[inline(always)]
-    fn link<const T: usize>(self, isum: __m256i, scale: __m256, x: &[i32], t: usize, acc: &mut __m256) {
-        let x_scale = self.splat8(f32::from_bits(x[8 * T + t].cast_unsigned()));
-        *acc = self.fma8(self.to_f32(isum), self.mul8(scale, x_scale), *acc);
+    fn link(self, isum: __m256i, scale: __m256, x_scale: i32, acc: __m256) -> __m256 {
+        let scale = self.mul8(scale, self.splat_bits(x_scale));
+        self.fma8(self.to_f32(isum), scale, acc)
+    }
+
+    #[inline(always)]
+    fn splat_bits(self, bits: i32) -> __m256 {
+        self.splat8(f32::from_bits(bits.cast_unsigned()))
     }
 
     /// Half `part` of a 64-byte vector.
     #[inline(always)]
-    fn half(self, vector: &[u8; 64], part: usize) -> __m256i {
+    pub(super) fn half(self, vector: &[u8; 64], part: usize) -> __m256i {
         self.load32(&vector.as_chunks().0[part & 1])
     }
 
-    /// f16 scales of 8 rows out of `[2 groups][16 rows]`.
+    /// Half `part` of 16 f32.
     #[inline(always)]
-    fn scales(self, scales: &[u8; 64], g: usize, part: usize) -> __m256 {
-        self.widen8(self.load16(&scales.as_chunks().0[2 * g + (part & 1)]))
+    pub(super) fn floats(self, floats: &[u8; 64], part: usize) -> __m256 {
+        self.load8_bytes(&floats.as_chunks().0[part & 1])
+    }
+
+    /// Half `part` of 16 bytes, as words.
+    #[inline(always)]
+    pub(super) fn signed(self, bytes: &[u8; 16], part: usize) -> __m256i {
+        self.signed_words(self.load_low(&bytes.as_chunks().0[part & 1]))
+    }
+
+    /// Half `part` of 16 bytes, as words.
+    #[inline(always)]
+    pub(super) fn unsigned(self, bytes: &[u8; 16], part: usize) -> __m256i {
+        self.unsigned_words(self.load_low(&bytes.as_chunks().0[part & 1]))
+    }
+
+    /// Half `part` of 16 f16, widened.
+    #[inline(always)]
+    pub(super) fn scales(self, scales: &[u8; 32], part: usize) -> __m256 {
+        self.widen8(self.load16(&scales.as_chunks().0[part & 1]))
+    }
+
+    /// Half `part` of the low nibbles of four vectors, then of their high ones.
+    #[inline(always)]
+    fn nibbles(self, vectors: &[[u8; 64]], part: usize) -> [__m256i; 8] {
+        let mask = self.splat_byte(15);
+        let mut w = [self.zero32(); 8];
+        for j in 0..4 {
+            let v = self.half(&vectors[j], part);
+            w[j] = self.and(v, mask);
+            w[j + 4] = self.and(self.shift_right_4(v), mask);
+        }
+        w
+    }
+
+    /// Products with the 32 activations of one token as i16: of quads 0, 2, 4, 6 and of 1, 3, 5, 7.
+    #[inline(always)]
+    fn products(self, w: &[__m256i; 8], q: &[i32; 8]) -> [__m256i; 2] {
+        let mut a = self.mul_bytes(w[0], self.splat_word(q[0]));
+        let mut b = self.mul_bytes(w[1], self.splat_word(q[1]));
+        for j in [2, 4, 6] {
+            a = self.add_shorts(a, self.mul_bytes(w[j], self.splat_word(q[j])));
+            b = self.add_shorts(b, self.mul_bytes(w[j + 1], self.splat_word(q[j + 1])));
+        }
+        [a, b]
     }
 }
 
@@ -357,6 +375,7 @@ impl X86V3 {
 impl Dot for X86V3 {
     type Acc = __m256;
     const PARTS: usize = 2;
+    const TOKENS: usize = 4;
 
     #[inline(always)]
     fn zero(self) -> __m256 {
@@ -379,28 +398,19 @@ impl Dot for X86V3 {
     /// Nibbles are 0..=15 and |x| <= 127: one i16 lane sums 16 products over the whole group, at most
     /// 16 * 15 * 127 = 30480.
     #[inline(always)]
-    fn q4_0<const T: usize>(self, part: usize, w: &[u8; q4_0::BYTES], x: &[i32], acc: &mut [__m256; T]) {
-        let (mask, ones) = (self.splat_byte(15), self.splat_short(1));
+    fn q4_0<const N: usize>(self, part: usize, w: &[u8; q4_0::BYTES], x: Words, acc: &mut [__m256; N]) {
+        let ones = self.splat_short(1);
         let vectors = w.as_chunks::<64>().0;
-        for (g, x) in x.chunks_exact(WORDS * T).enumerate() {
-            let mut w = [self.zero32(); 8];
-            for j in 0..4 {
-                let v = self.half(&vectors[1 + 4 * g + j], part);
-                w[j] = self.and(v, mask);
-                w[j + 4] = self.and(self.shift_right_4(v), mask);
-            }
-            let scale = self.scales(&vectors[0], g, part);
-            for t in 0..T {
-                let q = &x[8 * t..][..8];
-                let mut a = self.mul_bytes(w[0], self.splat_word(q[0]));
-                let mut b = self.mul_bytes(w[1], self.splat_word(q[1]));
-                for j in [2, 4, 6] {
-                    a = self.add_shorts(a, self.mul_bytes(w[j], self.splat_word(q[j])));
-                    b = self.add_shorts(b, self.mul_bytes(w[j + 1], self.splat_word(q[j + 1])));
-                }
+        let scales = vectors[0].as_chunks().0;
+        for g in 0..q4_0::GROUPS {
+            let w = self.nibbles(&vectors[1 + 4 * g..][..4], part);
+            let scale = self.scales(&scales[g], part);
+            let x: Group<N> = x.group(g);
+            for t in 0..N {
+                let [a, b] = self.products(&w, &x.q()[t]);
                 let isum = self.mul_shorts(self.add_shorts(a, b), ones);
-                let isum = self.add_words(isum, self.splat_word(x[9 * T + t]));
-                self.link::<T>(isum, scale, x, t, &mut acc[t]);
+                let isum = self.add_words(isum, self.splat_word(x.corrections()[t]));
+                acc[t] = self.link(isum, scale, x.scales()[t], acc[t]);
             }
         }
     }
@@ -408,22 +418,24 @@ impl Dot for X86V3 {
     /// |w| <= 128 times x with w's sign, |x| <= 127: a pair is at most 32512, and every pair is widened at once.
     /// x is never -128, so changing its sign is exact.
     #[inline(always)]
-    fn q8_0<const T: usize>(self, part: usize, w: &[u8; q8_0::BYTES], x: &[i32], acc: &mut [__m256; T]) {
+    fn q8_0<const N: usize>(self, part: usize, w: &[u8; q8_0::BYTES], x: Words, acc: &mut [__m256; N]) {
         let ones = self.splat_short(1);
         let vectors = w.as_chunks::<64>().0;
-        for (g, x) in x.chunks_exact(WORDS * T).enumerate() {
-            let mut isum = [self.zero32(); T];
+        let scales = vectors[0].as_chunks().0;
+        for g in 0..q8_0::GROUPS {
+            let x: Group<N> = x.group(g);
+            let mut isum = [self.zero32(); N];
             for j in 0..GROUP / 4 {
                 let w = self.half(&vectors[1 + 8 * g + j], part);
                 let magnitude = self.abs_bytes(w);
-                for t in 0..T {
-                    let q = self.sign_bytes(self.splat_word(x[8 * t + j]), w);
+                for t in 0..N {
+                    let q = self.sign_bytes(self.splat_word(x.q()[t][j]), w);
                     isum[t] = self.add_words(isum[t], self.mul_shorts(self.mul_bytes(magnitude, q), ones));
                 }
             }
-            let scale = self.scales(&vectors[0], g, part);
-            for t in 0..T {
-                self.link::<T>(isum[t], scale, x, t, &mut acc[t]);
+            let scale = self.scales(&scales[g], part);
+            for t in 0..N {
+                acc[t] = self.link(isum[t], scale, x.scales()[t], acc[t]);
             }
         }
     }
@@ -431,50 +443,95 @@ impl Dot for X86V3 {
     /// Codes are 0..=63 and |x| <= 127: one i16 lane sums 4 products (two quads), at most 4 * 63 * 127 = 32004;
     /// `vpmaddwd` then multiplies by the sub-scale while it widens.
     #[inline(always)]
-    fn q6_k<const T: usize>(
+    fn q6_k<const N: usize>(
         self,
         part: usize,
         d: &[u8; q6_k::PAIR_0],
         w: &[u8; q6_k::PAIR_BYTES],
-        x: &[i32],
-        acc: &mut [__m256; T],
+        x: Words,
+        acc: &mut [__m256; N],
     ) {
-        let (low, high) = (self.splat_byte(15), self.splat_byte(0x30));
-        let d = self.load8_bytes(&d.as_chunks().0[part & 1]);
+        let high = self.splat_byte(0x30);
+        let d = self.floats(d, part);
         let vectors = w.as_chunks::<64>().0;
-        let subs = vectors[0].as_chunks::<8>().0;
-        for (g, x) in x.chunks_exact(WORDS * T).enumerate() {
+        let subs = vectors[0].as_chunks().0;
+        for g in 0..2 {
             let group = &vectors[1 + 6 * g..][..6];
-            let hi = [self.half(&group[0], part), self.half(&group[1], part)];
-            let mut w = [self.zero32(); 8];
-            for j in 0..4 {
-                let v = self.half(&group[2 + j], part);
-                // Quad j is field j of hi[0], quad j + 4 field j of hi[1].
-                let (a, b) = match j {
-                    0 => (self.shift_left_4(hi[0]), self.shift_left_4(hi[1])),
-                    1 => (self.shift_left_2(hi[0]), self.shift_left_2(hi[1])),
-                    2 => (hi[0], hi[1]),
-                    _ => (self.shift_right_2(hi[0]), self.shift_right_2(hi[1])),
-                };
-                w[j] = self.or(self.and(v, low), self.and(a, high));
-                w[j + 4] = self.or(self.and(self.shift_right_4(v), low), self.and(b, high));
+            let mut w = self.nibbles(&group[2..], part);
+            for h in 0..2 {
+                // Quad 4 h + j has its bits 4 and 5 in field j.
+                let hi = self.half(&group[h], part);
+                let hi = [self.shift_left_4(hi), self.shift_left_2(hi), hi, self.shift_right_2(hi)];
+                for j in 0..4 {
+                    w[4 * h + j] = self.or(w[4 * h + j], self.and(hi[j], high));
+                }
             }
-            // The sub-scales as i16: each twice in its lane, and as the pair (first, second).
-            let s0 = self.signed_words(self.load_low(&subs[4 * g + (part & 1)]));
-            let s1 = self.signed_words(self.load_low(&subs[4 * g + 2 + (part & 1)]));
+            // The sub-scales as i16: each twice in its lane, and as the pair (first, second) times -32.
+            let (s0, s1) = (self.signed(&subs[2 * g], part), self.signed(&subs[2 * g + 1], part));
             let (u0, u1) = (self.shift_words_left_16(s0), self.shift_words_left_16(s1));
-            let pair = self.odd_shorts_of_second(s0, u1);
+            let pair = self.mul_each_short(self.odd_shorts_of_second(s0, u1), self.splat_short(-32));
             let sub = [self.odd_shorts_of_second(s0, u0), self.odd_shorts_of_second(s1, u1)];
-            for t in 0..T {
-                let q = &x[8 * t..][..8];
-                let excess = self.mul_shorts(pair, self.splat_word(x[10 * T + t]));
-                let mut isum = self.sub_words(self.zero32(), self.shift_words_left_5(excess));
+            let x: Group<N> = x.group(g);
+            for t in 0..N {
+                let q = &x.q()[t];
+                let mut isum = self.mul_shorts(pair, self.splat_word(x.half_sums()[t]));
                 for j in 0..4 {
                     let a = self.mul_bytes(w[2 * j], self.splat_word(q[2 * j]));
                     let b = self.mul_bytes(w[2 * j + 1], self.splat_word(q[2 * j + 1]));
                     isum = self.add_words(isum, self.mul_shorts(self.add_shorts(a, b), sub[j / 2]));
                 }
-                self.link::<T>(isum, d, x, t, &mut acc[t]);
+                acc[t] = self.link(isum, d, x.scales()[t], acc[t]);
+            }
+        }
+    }
+
+    /// Codes are 0..=31 and |x| <= 127: one i16 lane sums 8 products, at most 8 * 31 * 127 = 31496; of q4_k, the
+    /// 16 products of the whole group, as in q4_0.
+    #[inline(always)]
+    fn k<const N: usize, const BYTES: usize>(
+        self,
+        part: usize,
+        d: &[u8; q4_k::PAIR_0],
+        w: &[u8; BYTES],
+        x: Words,
+        acc: &mut [__m256; N],
+    ) {
+        let five = BYTES == q5_k::PAIR_BYTES;
+        let ones = self.splat_short(1);
+        let d = d.as_chunks().0;
+        let (d, dmin) = (self.scales(&d[0], part), self.scales(&d[1], part));
+        let vectors = w.as_chunks::<64>().0;
+        let scales = vectors[0].as_chunks().0;
+        for g in 0..2 {
+            let w = if five {
+                let group = &vectors[1 + 5 * g..][..5];
+                let mut w = self.nibbles(&group[1..], part);
+                // Bit j belongs to quad j, and goes to bit 4.
+                let high = self.splat_byte(0x10);
+                let hi = self.half(&group[0], part);
+                let (mut left, mut right) = (hi, hi);
+                for j in 0..4 {
+                    w[4 + j] = self.or(w[4 + j], self.and(right, high));
+                    left = self.add_shorts(left, left);
+                    w[3 - j] = self.or(w[3 - j], self.and(left, high));
+                    right = self.shift_right_1(right);
+                }
+                w
+            } else {
+                self.nibbles(&vectors[1 + 4 * g..][..4], part)
+            };
+            let scale = self.mul8(d, self.to_f32(self.unsigned(&scales[2 * g], part)));
+            let minimum = self.mul8(dmin, self.to_f32(self.unsigned(&scales[2 * g + 1], part)));
+            let x: Group<N> = x.group(g);
+            for t in 0..N {
+                let [a, b] = self.products(&w, &x.q()[t]);
+                let isum = if five {
+                    self.add_words(self.mul_shorts(a, ones), self.mul_shorts(b, ones))
+                } else {
+                    self.mul_shorts(self.add_shorts(a, b), ones)
+                };
+                acc[t] = self.link(isum, scale, x.scales()[t], acc[t]);
+                acc[t] = self.fnma8(minimum, self.splat_bits(x.scaled_sums()[t]), acc[t]);
             }
         }
     }

@@ -1,18 +1,16 @@
-//! The machine that this runs on: what the system says about it, and how fast its memory is.
+//! The machine that this runs on: what the system says about it, how many threads suit it, and what its memory and
+//! its multipliers can do.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+mod cores;
+mod speed;
 
 use lfm_graphs::target::{ByteSize, Isa, Kv, Target};
 use serde::Serialize;
 
 use crate::cpu::kernels;
-use crate::cpu::pool::{Pool, part};
 
-/// Largest buffer that is read to measure bandwidth, in bytes.
-const MOST: u64 = 1 << 30;
-/// How long bandwidth is measured.
-const LONG_ENOUGH: Duration = Duration::from_millis(600);
+pub use speed::{Gauge, Limits};
+
 /// Context of a profile, as in those that are built in.
 const CONTEXT: u32 = 4096;
 
@@ -21,10 +19,14 @@ const CONTEXT: u32 = 4096;
 pub struct Machine {
     /// The CPU's name, or its architecture where the system does not say.
     pub cpu: String,
-    /// Cores, if the system says.
+    /// Cores that this process may run on, if the system says.
     pub physical: Option<usize>,
     /// Threads that can run at once.
     pub logical: usize,
+    /// Threads to compute with: one for each of the fastest cores.
+    pub threads: usize,
+    /// Why as many.
+    pub why: &'static str,
     /// Bytes of memory, if the system says: of the machine or of the group of processes, whichever is less.
     pub ram: Option<u64>,
     /// The ISA tiers that it runs, slowest first.
@@ -34,10 +36,13 @@ pub struct Machine {
 impl Machine {
     /// This machine.
     pub fn detect() -> Machine {
+        let (logical, choice) = choice();
         Machine {
             cpu: cpu_name(),
-            physical: physical_cores(),
-            logical: std::thread::available_parallelism().map_or(1, usize::from),
+            physical: choice.cores,
+            logical,
+            threads: choice.threads,
+            why: choice.why,
             ram: ram(),
             tiers: kernels::available().iter().map(|tier| tier.name()).collect(),
         }
@@ -48,8 +53,7 @@ impl Machine {
     pub fn target(&self) -> Target {
         let isa = self.tiers.last().and_then(|name| name.parse().ok()).unwrap_or(Isa::Portable);
         let like = Target::builtin(isa.name()).ok();
-        let cores = self.physical.unwrap_or(self.logical).min(self.logical).max(1);
-        let cores = cores.min(crate::cpu::pool::MAX_THREADS) as u32;
+        let cores = self.threads as u32;
         Target {
             name: format!("{isa}-{cores}c"),
             isa,
@@ -81,23 +85,25 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
     field(text, key)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn cpu_name() -> String {
+/// Name of the CPU, or what the system says instead.
+pub(crate) fn cpu_name() -> String {
     let x86 = read("/proc/cpuinfo").and_then(|text| field(&text, "model name"));
     let board = || read("/proc/device-tree/model").map(|text| text.trim_end_matches('\0').to_owned());
     let name = x86.or_else(board).unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     name.chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-/// Sets of threads that share a core.
-fn physical_cores() -> Option<usize> {
-    let mut cores = Vec::new();
-    for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
-        let siblings = std::fs::read_to_string(entry.path().join("topology/thread_siblings_list"));
-        if let Some(siblings) = siblings.ok().filter(|siblings| !cores.contains(siblings)) {
-            cores.push(siblings);
-        }
-    }
-    (!cores.is_empty()).then_some(cores.len())
+/// Threads that can run at once, and the choice among them. The system's count of them respects the affinity of this
+/// process and the CPU quota of its group.
+fn choice() -> (usize, cores::Choice) {
+    let logical = std::thread::available_parallelism().map_or(1, usize::from);
+    let allowed = read("/proc/self/status").and_then(|text| field(&text, "Cpus_allowed_list"));
+    (logical, cores::choose("/sys/devices", &allowed.unwrap_or_default(), logical))
+}
+
+/// Threads to compute with on this machine: one for each of the fastest cores that this process may use.
+pub fn threads() -> usize {
+    choice().1.threads
 }
 
 fn ram() -> Option<u64> {
@@ -114,47 +120,9 @@ pub fn peak_rss() -> Option<u64> {
     kilobytes(&read("/proc/self/status")?, "VmHWM")
 }
 
-/// Bytes a second that `threads` threads read from a buffer much larger than caches: the best of several passes.
-///
-/// # Errors
-/// When threads cannot be had.
-pub fn read_bandwidth(threads: usize) -> std::io::Result<f64> {
-    let mut pool = Pool::new(threads)?;
-    let bytes = ram().map_or(MOST, |ram| (ram / 8).min(MOST));
-    let words = vec![1u64; (bytes / 8) as usize];
-    let parts: Vec<&[u64]> =
-        (0..pool.threads()).map(|index| &words[part(words.len(), index, pool.threads())]).collect();
-    let start = Instant::now();
-    let mut best = 0.0f64;
-    while best == 0.0 || start.elapsed() < LONG_ENOUGH {
-        let pass = Instant::now();
-        pool.run(&|index| {
-            black_box(sum(parts[index]));
-        });
-        best = best.max(size_of_val(words.as_slice()) as f64 / pass.elapsed().as_secs_f64().max(1e-9));
-    }
-    Ok(best)
-}
-
-/// The sum of all words: several streams, as prefetchers follow more than one, and independent chains, so that only
-/// memory limits it.
-fn sum(words: &[u64]) -> u64 {
-    const STREAMS: usize = 4;
-    let length = words.len() / STREAMS;
-    let streams: [&[[u64; 32]]; STREAMS] =
-        std::array::from_fn(|stream| words[stream * length..(stream + 1) * length].as_chunks().0);
-    let mut sums = [0u64; 32];
-    for block in 0..length / 32 {
-        for stream in streams {
-            for (sum, word) in sums.iter_mut().zip(&stream[block]) {
-                *sum = sum.wrapping_add(*word);
-            }
-        }
-    }
-    let rest =
-        (0..STREAMS).flat_map(|stream| &words[stream * length + length / 32 * 32..(stream + 1) * length]);
-    let rest = rest.chain(&words[STREAMS * length..]);
-    sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
+/// Bytes of memory that this process holds, mapped files included, if the system says.
+pub fn rss() -> Option<u64> {
+    kilobytes(&read("/proc/self/status")?, "VmRSS")
 }
 
 #[cfg(test)]
@@ -167,6 +135,7 @@ mod tests {
         assert!(machine.logical > 0 && machine.tiers.first() == Some(&"portable"), "{machine:?}");
         let target = machine.target();
         assert_eq!(Target::parse(&target.text()).as_ref(), Ok(&target));
+        assert_eq!(target.cores as usize, threads());
         let nothing = Machine { ram: None, physical: None, tiers: vec!["portable"], ..machine };
         assert_eq!(nothing.target().ram, None);
         assert_eq!(Target::parse(&nothing.target().text()), Ok(nothing.target()));
@@ -178,13 +147,5 @@ mod tests {
         assert_eq!(kilobytes(text, "VmHWM"), Some(12 << 10));
         assert_eq!(kilobytes(text, "Name"), None);
         assert_eq!(field(text, "model name").as_deref(), Some("A (R) B"));
-    }
-
-    #[test]
-    fn sums_are_sums() {
-        for n in [0, 1, 5, 127, 128, 131, 1000] {
-            let words: Vec<u64> = (0..n).collect();
-            assert_eq!(sum(&words), words.iter().sum::<u64>());
-        }
     }
 }
