@@ -1,0 +1,159 @@
+//! What a session runs on a GPU: all layers, or the last ones with the first on the CPU.
+
+use std::ops::Range;
+
+use super::device::Gpu;
+use super::executor::{GpuExecutor, Sizes};
+use crate::error::{Error, Result};
+use crate::exec::{Lap, Program, Route};
+use crate::model::Model;
+use crate::session::{Cpu, Options};
+
+/// A program on a device, its first steps perhaps on the CPU.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    first: Option<First>,
+    gpu: GpuExecutor,
+    layers: usize,
+    all_layers: usize,
+}
+
+/// The steps before the device's.
+#[derive(Debug)]
+struct First {
+    program: Program,
+    cpu: Cpu,
+}
+
+/// The layer of a node: `l12.` begins those of layer 12.
+fn layer(name: &str) -> Option<usize> {
+    name.strip_prefix('l')?.split_once('.')?.0.parse().ok()
+}
+
+/// How many layers there are.
+fn layers(program: &Program) -> usize {
+    program.body.iter().filter_map(|step| layer(&step.name)).max().map_or(0, |last| last + 1)
+}
+
+/// The first step of the last `layers` layers.
+fn split(program: &Program, layers: usize, all: usize) -> usize {
+    let first = |name: &str| layer(name).is_some_and(|layer| layer >= all - layers);
+    let steps = &program.body;
+    if layers >= all { 0 } else { steps.iter().position(|step| first(&step.name)).unwrap_or(steps.len()) }
+}
+
+impl Engine {
+    pub(crate) fn new(
+        model: &Model,
+        options: &Options,
+        adapter: Option<&str>,
+        wanted: Option<usize>,
+        chunk: usize,
+        context: usize,
+    ) -> Result<Engine> {
+        let program = model.program();
+        let all = layers(program);
+        let layers = match wanted {
+            None => all,
+            Some(n) if n <= all => n,
+            Some(n) => return Err(Error::Argument(format!("GPU layers are {n}, expected 0 to {all}"))),
+        };
+        let split = split(program, layers, all);
+        let sizes = Sizes { chunk, head_rows: model.plan().head_rows as usize, context };
+        let gpu = GpuExecutor::new(Gpu::open(adapter)?, program, split, model.weights(), sizes)?;
+        let first = if split == 0 {
+            None
+        } else {
+            let mut program = program.clone();
+            program.body.truncate(split);
+            Some(First { program, cpu: Cpu::new(model, options, context)? })
+        };
+        Ok(Engine { first, gpu, layers, all_layers: all })
+    }
+
+    pub(crate) fn cpu(&self) -> Option<&Cpu> {
+        self.first.as_ref().map(|first| &first.cpu)
+    }
+
+    /// The adapter, what it holds and how many layers it runs.
+    pub(crate) fn describe(&self) -> String {
+        let (adapter, layers, all) = (self.gpu.adapter(), self.layers, self.all_layers);
+        let bytes = lfm_graphs::target::ByteSize(self.gpu.bytes()).approx();
+        format!("{adapter}, {layers} of {all} layers, {bytes}")
+    }
+
+    pub(crate) fn past(&self) -> usize {
+        self.gpu.past()
+    }
+
+    pub(crate) fn context(&self) -> usize {
+        self.gpu.context()
+    }
+
+    pub(crate) fn submissions(&self) -> u64 {
+        self.gpu.submissions
+    }
+
+    pub(crate) fn clear(&mut self, program: &Program) {
+        if let Some(First { cpu, .. }) = &mut self.first {
+            cpu.states.clear(&program.states);
+        }
+        self.gpu.clear(program);
+    }
+
+    /// As [`GpuExecutor::pass`].
+    pub(crate) fn pass(
+        &mut self,
+        weights: &[u8],
+        tokens: &[u32],
+        wanted: Range<usize>,
+        sink: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(First { program, cpu }) = &mut self.first {
+            cpu.executor.body(program, weights, &mut cpu.states, tokens)?;
+            for rows in self.gpu.crossing() {
+                let fault =
+                    || Error::Internal { at: "the first layers".into(), what: "a value outside the arena" };
+                let values = cpu.executor.floats(rows.range(tokens.len())).ok_or_else(fault)?;
+                self.gpu.put(rows.start, values);
+            }
+        }
+        self.gpu.pass(tokens, wanted, sink)
+    }
+
+    pub(crate) fn logits(&self, rows: usize) -> Result<&[f32]> {
+        self.gpu.logits(rows)
+    }
+
+    pub(crate) fn record_routes(&mut self, on: bool) {
+        if let Some(First { cpu, .. }) = &mut self.first {
+            cpu.executor.routes = on.then(Vec::new);
+        }
+        self.gpu.record_routes(on);
+    }
+
+    pub(crate) fn take_routes(&mut self) -> Vec<Route> {
+        let cpu = self.first.as_mut().and_then(|first| first.cpu.executor.routes.as_mut());
+        let mut routes = cpu.map(std::mem::take).unwrap_or_default();
+        routes.append(&mut self.gpu.take_routes());
+        routes
+    }
+
+    pub(crate) fn record_laps(&mut self, laps: Vec<Lap>) {
+        if let Some(First { cpu, .. }) = &mut self.first {
+            cpu.executor.laps = Some(laps.clone());
+        }
+        self.gpu.laps = Some(laps);
+    }
+
+    pub(crate) fn take_laps(&mut self) -> Vec<Lap> {
+        let mut laps = self.gpu.laps.take().unwrap_or_default();
+        if let Some(First { program, cpu }) = &mut self.first {
+            let first = cpu.executor.laps.take().unwrap_or_default();
+            for (lap, first) in laps.iter_mut().zip(first).take(program.body.len()) {
+                *lap = first;
+            }
+        }
+        laps
+    }
+}
