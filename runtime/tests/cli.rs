@@ -89,9 +89,12 @@ fn errors_say_what_and_why() {
     assert_eq!(message(&["96"]), "error: token id 96 is outside the vocabulary of 96\n");
     assert_eq!(message(&["1", "--chunk", "65"]), "error: chunk is 65, expected 1 to 64\n");
     assert!(message(&["1", "--isa", "pdp11"]).starts_with("error: no kernels for ISA tier `pdp11`"));
-    assert!(
-        message(&["1", "--backend", "wgpu"]).starts_with("error: this build of lfm-run has no wgpu backend")
-    );
+    let found = message(&["1", "--gpu-layers", "1"]);
+    assert_eq!(found, "error: --gpu-layers is given with backend cpu, expected `--backend wgpu`\n");
+    if cfg!(not(feature = "wgpu")) {
+        let found = message(&["1", "--backend", "wgpu"]);
+        assert!(found.starts_with("error: this build of lfm-run has no wgpu backend"), "{found}");
+    }
     let found = message(&["1", "-o", "/no/such/folder/x.safetensors"]);
     assert!(found.starts_with("error: cannot write /no/such/folder/x.safetensors\ncause: "), "{found}");
     let found = failed(&["generate", bundle, "--tokens", "1", "--top-p", "2"]);

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use super::program::{AttentionStep, MAX_HEAD};
+use super::program::AttentionStep;
 use super::rows::MANY_ROWS;
 use super::state::{Content, States};
 use super::{Call, Executor};
-use crate::cpu::kernels::{Attention, Cache, Cols, Kernels, key_elements, put_key};
+use crate::cpu::kernels::{Attention, Cache, Cols, Kernels, MAX_HEAD, key_elements, put_key};
 
 const OVERLAP: &str = "two values that are alive at once overlap";
 

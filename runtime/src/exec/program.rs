@@ -118,9 +118,6 @@ pub(crate) enum Kind {
     },
 }
 
-/// Most elements of a head.
-pub(crate) const MAX_HEAD: usize = 1024;
-
 /// The operands of an attention.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionStep {
@@ -339,8 +336,8 @@ impl<'a> Compiler<'a> {
                 let sizes =
                     |v: Value| self.graph.ty(v).map(|t| t.shape.clone()).ok_or("a value without a type");
                 let (q, k) = (sizes(a[0])?, sizes(a[1])?);
-                if k[2].base as usize > MAX_HEAD {
-                    return Err("heads of more than 1024 elements");
+                if k[2].base as usize > crate::cpu::kernels::MAX_HEAD {
+                    return Err("heads of more than 256 elements");
                 }
                 Kind::Attention(AttentionStep {
                     q: self.rows(a[0])?,

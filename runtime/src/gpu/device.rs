@@ -22,7 +22,7 @@ pub struct Adapter {
     pub driver: String,
     /// Most bytes of one binding.
     pub binding: u64,
-    /// Whether its logits are those of the CPU bit for bit, not just near: so it is with software devices that have f64.
+    /// Whether its logits are those of the CPU bit for bit, not just near: so it is with software devices with f64.
     pub exact: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The wgpu backend: the program of [`crate::exec`] on a Vulkan, Metal or DX12 device.
+//! The wgpu backend: the program of `crate::exec` on a Vulkan, Metal or DX12 device.
 //!
 //! | module | what |
 //! |---|---|
@@ -26,12 +26,13 @@
 //! ```
 //!
 //! * The arena is bound once and as a whole, so nothing aliases and WebGPU orders the dispatches of a pass.
-//! * A wrapper resolves a step into dispatches by [`record::Builder::dispatch`]: shader, pipeline constants,
-//!   parameters, buffers, [`record::Grid`], and [`record::When`] (one row, more, or both). Grids depend on the rows of a
-//!   call only through [`record::Extent::Rows`]; a shader must return where its row is `>= call.rows`.
+//! * A wrapper resolves a step into dispatches by `record::Builder::dispatch`: shader, pipeline constants,
+//!   parameters, buffers, `record::Grid`, and `record::When` (one row, more, or both). Grids depend on the rows of a
+//!   call only through `record::Extent::Rows`; a shader must return where its row is `>= call.rows`.
 //! * Matrices are bound as `array<vec4<u32>>`: a vec4 is one dword of each of four rows (`layout`). One too large for a
-//!   binding lies in [`buffers::Piece`]s, each with one dispatch: of rows for a matrix, of matrices for a stack.
-//! * The int8 form of rows lies in the arena's panels, in the device's own order. For each token, `words_needed(1, k)` words:
+//!   binding lies in `buffers::Piece`s, each with one dispatch: of rows for a matrix, of matrices for a stack.
+//! * The int8 form of rows lies in the arena's panels, in the device's own order. For each token, `words_needed(1, k)`
+//!   words:
 //!
 //!   ```text
 //!   [groups][8]  words  the 32 int8 of a group, 4 to a word, first element in the low byte
@@ -45,7 +46,7 @@
 //! * Arithmetic. Quantised products are exact in groups of 32, and their sums keep the order of the CPU. On hardware,
 //!   sums of floats are divided between lanes, and a device may fuse or divide as it likes, so results are near those of
 //!   the CPU: an int8 code that rounds the other way is what shows. On software devices with f64
-//!   ([`pipeline::Arithmetic::Exact`], [`record::Builder::ordered`]) every sum keeps the order of the CPU and every
+//!   (`pipeline::Arithmetic::Exact`, `record::Builder::ordered`) every sum keeps the order of the CPU and every
 //!   operation rounds as there, so logits are the CPU's bit for bit: what tests can hold a shader to. Shaders use
 //!   `fused`, `divide`, `root`, `exp4`, `gated` in place of the language's own.
 

@@ -50,7 +50,7 @@ use std::ops::Range;
 
 pub use cols::Cols;
 pub use matrix::{Matrix, MatrixError};
-pub use ops::{Attention, Cache, ConvGate, Input, KEY_GROUP, key_elements, put_key};
+pub use ops::{Attention, Cache, ConvGate, Input, KEY_GROUP, MAX_HEAD, key_elements, put_key};
 pub use panels::{PANEL, Panels, PanelsMut, panel_count, words_needed};
 pub use portable::Portable;
 pub use tiers::{UnknownTier, available, best, by_name};

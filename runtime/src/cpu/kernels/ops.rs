@@ -26,7 +26,7 @@ pub struct Attention<'a> {
     pub stride: usize,
     /// Query heads of this key/value head.
     pub heads: usize,
-    /// Elements of a head.
+    /// Elements of a head, at most [`MAX_HEAD`].
     pub dim: usize,
     /// Position of the first token.
     pub past: usize,
@@ -64,6 +64,9 @@ pub enum Cache<'a> {
 pub const fn key_elements(positions: usize, dim: usize) -> usize {
     positions.next_multiple_of(KEY_GROUP) * dim
 }
+
+/// Most elements of a head.
+pub const MAX_HEAD: usize = 256;
 
 /// Positions in a group of keys.
 pub const KEY_GROUP: usize = 16;

@@ -59,11 +59,17 @@ impl Division {
 
 /// Attention of one call.
 pub(crate) fn attention(b: &mut Builder<'_>, step: &AttentionStep) -> Result<()> {
-    divided(b, step, Division::of(b, step))
+    let ordered = b.ordered;
+    record(b, step, Division::of(b, step), ordered)
 }
 
-/// The same in a given division.
+/// The same for hardware, in a given division.
+#[cfg(test)]
 pub(crate) fn divided(b: &mut Builder<'_>, step: &AttentionStep, division: Division) -> Result<()> {
+    record(b, step, division, false)
+}
+
+fn record(b: &mut Builder<'_>, step: &AttentionStep, division: Division, ordered: bool) -> Result<()> {
     let Division { threads, shares } = division;
     if step.dim > MAX_DIM {
         return Err(b.unable(format!("heads of {} elements, expected at most {MAX_DIM}", step.dim)));
@@ -109,7 +115,7 @@ pub(crate) fn divided(b: &mut Builder<'_>, step: &AttentionStep, division: Divis
         grid: Grid::xy(Extent::Is(units.div_ceil(64)), Extent::EACH_ROW),
         when: When::Always,
     })?;
-    if b.ordered {
+    if ordered {
         return b.dispatch(Launch {
             shader: ORDERED,
             constants: &[half],

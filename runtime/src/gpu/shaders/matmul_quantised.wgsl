@@ -12,7 +12,7 @@ var<workgroup> x_scale: array<f32, 64>;
 var<workgroup> x_sums: array<vec2<i32>, 64>;
 
 fn load_x(first_token: u32, g: u32, lane: u32) {
-    // 4 lanes a token, 4 words of the 16 of two groups each. Tokens beyond the last repeat it; nothing is written of them.
+    // 4 lanes a token, 4 words of the 16 of two groups each. Tokens beyond the last repeat it; nothing of them is written.
     let t = lane / 4u;
     let token = p.x + min(first_token + t, call.rows - 1u) * p.token;
     for (var i = 0u; i < 4u; i++) {

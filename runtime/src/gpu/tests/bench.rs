@@ -58,8 +58,8 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Of every three benches of a test, the second has the arithmetic of hardware. `None` where there is no device: the
-    /// test is skipped, and says so.
+    /// Of every three benches of a test, the second has the arithmetic of hardware. `None` where there is no device:
+    /// the test is skipped, and says so.
     #[expect(clippy::print_stderr, reason = "nothing is skipped silently")]
     pub(crate) fn new() -> Option<Bench> {
         let index = BENCHES.replace(BENCHES.get() + 1) % 3;

@@ -36,6 +36,11 @@ fn portable(bench: &Bench, w: &MatrixAt, x: &[f32], rows: usize) -> Vec<f32> {
     out
 }
 
+/// How far a product on hardware may be: an int8 code at a tie may round the other way.
+fn most(format: Format) -> f32 {
+    if format.is_quantised() { 5e-3 } else { 2e-5 }
+}
+
 fn operand(bench: &mut Bench, format: Format, x: Rows, rows: usize) -> Operand {
     let panels = format
         .is_quantised()
@@ -65,13 +70,13 @@ fn linear_is_the_portable_one() {
                 let mut expected = portable(&bench, &w, &values, rows);
                 if extras {
                     for (i, y) in expected.iter_mut().enumerate() {
-                        *y += bias[i % n] + residual[i];
+                        *y = (*y + bias[i % n]) + residual[i];
                     }
                 }
                 assert_near(
                     &ran.floats(out, rows),
                     &expected,
-                    bench.within(2e-5),
+                    bench.within(most(format)),
                     &format!("{format}: {rows} x {n} x {k}"),
                 );
             }
@@ -91,15 +96,17 @@ fn swiglu_is_the_portable_one() {
             let x = bench.rows(k, &values);
             let x = operand(&mut bench, format, x, rows);
             let out = bench.empty(rows, n);
-            let ran = bench
-                .run(Kind::SwiGlu { x, gate, up, out }, rows, 0, |b| linear::swiglu(b, x, &gate, &up, out));
+            let ran = bench.run(Kind::SwiGlu { x, gate, up, out }, rows, 0, |b| {
+                b.subgroups &= n.is_multiple_of(2);
+                linear::swiglu(b, x, &gate, &up, out)
+            });
             let mut expected = vec![0.0; rows * n];
             let [gates, ups] = [&gate, &up].map(|w| portable(&bench, w, &values, rows));
             Portable.silu_mul(&gates, &ups, &mut expected);
             assert_near(
                 &ran.floats(out, rows),
                 &expected,
-                bench.within(2e-5),
+                bench.within(most(format)),
                 &format!("{format}: {rows} x {n} x {k}"),
             );
         }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::cpu::kernels::cols::Cols;
 use crate::cpu::kernels::lanes::{Lanes, load_part, store_part};
 use crate::cpu::kernels::math;
-use crate::cpu::kernels::ops::{Attention, Cache, key_elements};
+use crate::cpu::kernels::ops::{Attention, Cache, MAX_HEAD, key_elements};
 
 /// Positions in a tile; tiles begin at its multiples.
 const TILE: usize = 64;
@@ -16,59 +16,8 @@ const TILE: usize = 64;
 /// Queries that walk over the cache together: each tile is widened once for all of them.
 const TOGETHER: usize = 96;
 
-/// Elements of the largest head whose tiles are widened into a scratch.
-const WIDE: usize = 128;
-
-/// So few queries read the cache as it is.
-const FEW: usize = 4;
-
-#[inline(always)]
-pub(crate) fn attention<I: Lanes>(isa: I, a: &Attention, out: &mut Cols) {
-    match a.cache {
-        Cache::F16 { keys, values } => all(isa, a, keys, values, out),
-        Cache::F32 { keys, values } => all(isa, a, keys, values, out),
-    }
-}
-
-/// An element of the cache.
-trait Stored: Copy {
-    /// Whether sixteen of them are a vector as they are.
-    const IS_F32: bool;
-    fn load<I: Lanes>(isa: I, x: &[Self; 16]) -> I::V;
-    fn load_part<I: Lanes>(isa: I, x: &[Self]) -> I::V;
-}
-
-impl Stored for f32 {
-    const IS_F32: bool = true;
-
-    #[inline(always)]
-    fn load<I: Lanes>(isa: I, x: &[f32; 16]) -> I::V {
-        isa.load(x)
-    }
-
-    #[inline(always)]
-    fn load_part<I: Lanes>(isa: I, x: &[f32]) -> I::V {
-        load_part(isa, x)
-    }
-}
-
-impl Stored for u16 {
-    const IS_F32: bool = false;
-
-    #[inline(always)]
-    fn load<I: Lanes>(isa: I, x: &[u16; 16]) -> I::V {
-        isa.widen(x)
-    }
-
-    #[inline(always)]
-    fn load_part<I: Lanes>(isa: I, x: &[u16]) -> I::V {
-        let mut lanes = [0; 16];
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *lane = *x;
-        }
-        isa.widen(&lanes)
-    }
-}
+/// Elements of a head that has room in the small scratch; what is larger takes longer to clear.
+const USUAL: usize = 64;
 
 /// The query heads of all tokens, numbered token by token.
 #[derive(Clone, Copy)]
@@ -114,18 +63,56 @@ struct Tile<'a, S> {
     values: &'a [S],
 }
 
+impl<'a, S> Tile<'a, S> {
+    /// The tile at `base` of a cache of which `end` positions are seen.
+    #[inline(always)]
+    fn of(keys: &'a [S], values: &'a [S], base: usize, end: usize, dim: usize) -> Tile<'a, S> {
+        let positions = (end - base).min(TILE);
+        let keys = &keys[base * dim..][..key_elements(positions, dim)];
+        Tile { base, keys, values: &values[base * dim..][..positions * dim] }
+    }
+}
+
 #[inline(always)]
-fn all<I: Lanes, S: Stored>(isa: I, a: &Attention, keys: &[S], values: &[S], out: &mut Cols) {
+fn widen<I: Lanes>(isa: I, from: &[u16], to: &mut [f32]) {
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks(), to.as_chunks_mut());
+    for (from, to) in from.iter().zip(to) {
+        isa.store(isa.widen(from), to);
+    }
+    let mut rest = [0; 16];
+    for (lane, x) in rest.iter_mut().zip(from_rest) {
+        *lane = *x;
+    }
+    store_part(isa, isa.widen(&rest), to_rest);
+}
+
+#[inline(always)]
+pub(crate) fn attention<I: Lanes>(isa: I, a: &Attention, out: &mut Cols) {
     let (tokens, dim, heads) = (out.tokens(), a.dim, a.heads);
-    assert!(dim > 0 && heads > 0 && out.width() == heads * dim, "attention of {heads} heads of {dim}");
-    let held = a.past + tokens;
     assert!(
-        keys.len() >= key_elements(held, dim) && values.len() >= held * dim,
-        "attention up to position {held} in a cache of {} and {} elements",
-        keys.len(),
-        values.len()
+        (1..=MAX_HEAD).contains(&dim) && heads > 0 && out.width() == heads * dim,
+        "attention of {heads} heads of {dim}"
+    );
+    let held = a.past + tokens;
+    let (keys, values) = match a.cache {
+        Cache::F16 { keys, values } => (keys.len(), values.len()),
+        Cache::F32 { keys, values } => (keys.len(), values.len()),
+    };
+    assert!(
+        keys >= key_elements(held, dim) && values >= held * dim,
+        "attention up to position {held} in a cache of {keys} and {values} elements",
     );
     let (queries, count) = (Queries { a }, tokens * heads);
+    // Room for a tile as f32. Behind its keys there is what an earlier tile has left, which no query sees.
+    let (mut small, mut large);
+    let scratch: &mut [f32] = if dim <= USUAL {
+        small = [0.0; 2 * TILE * USUAL];
+        &mut small
+    } else {
+        large = [0.0; 2 * TILE * MAX_HEAD];
+        &mut large
+    };
+    let (wide_keys, wide_values) = scratch[..2 * TILE * dim].split_at_mut(TILE * dim);
     for first in (0..count).step_by(TOGETHER) {
         let some = first..count.min(first + TOGETHER);
         let mut running = Running { max: [f32::NEG_INFINITY; TOGETHER], total: [0.0; TOGETHER] };
@@ -133,18 +120,21 @@ fn all<I: Lanes, S: Stored>(isa: I, a: &Attention, keys: &[S], values: &[S], out
             queries.out(n, out).fill(0.0);
         }
         let seen = queries.seen(some.start).start..queries.seen(some.end - 1).end;
-        let tiles = (seen.start / TILE..seen.end.div_ceil(TILE)).map(|tile| {
-            let base = tile * TILE;
-            let positions = (seen.end - base).min(TILE);
-            let keys = &keys[base * dim..][..key_elements(positions, dim)];
-            Tile { base, keys, values: &values[base * dim..][..positions * dim] }
-        });
-        if S::IS_F32 || count <= FEW || dim > WIDE {
-            for tile in tiles {
-                blocks(isa, queries, &tile, some.clone(), &mut running, out);
+        for base in (seen.start / TILE * TILE..seen.end).step_by(TILE) {
+            match a.cache {
+                Cache::F16 { keys, values } => {
+                    let tile = Tile::of(keys, values, base, seen.end, dim);
+                    widen(isa, tile.keys, &mut wide_keys[..tile.keys.len()]);
+                    widen(isa, tile.values, &mut wide_values[..tile.values.len()]);
+                }
+                Cache::F32 { keys, values } => {
+                    let tile = Tile::of(keys, values, base, seen.end, dim);
+                    wide_keys[..tile.keys.len()].copy_from_slice(tile.keys);
+                    wide_values[..tile.values.len()].copy_from_slice(tile.values);
+                }
             }
-        } else {
-            widened(isa, queries, tiles, some.clone(), &mut running, out);
+            let tile = Tile { base, keys: &*wide_keys, values: &*wide_values };
+            blocks(isa, queries, &tile, some.clone(), &mut running, out);
         }
         for n in some.clone() {
             let total = isa.splat(running.total[n - some.start]);
@@ -158,38 +148,12 @@ fn all<I: Lanes, S: Stored>(isa: I, a: &Attention, keys: &[S], values: &[S], out
     }
 }
 
-/// [`blocks`] for each tile, made f32 first.
-#[inline(always)]
-fn widened<'a, I: Lanes, S: Stored + 'a>(
-    isa: I,
-    queries: Queries,
-    tiles: impl Iterator<Item = Tile<'a, S>>,
-    some: Range<usize>,
-    running: &mut Running,
-    out: &mut Cols,
-) {
-    let (mut keys, mut values) = ([0.0; TILE * WIDE], [0.0; TILE * WIDE]);
-    for tile in tiles {
-        let widen = |from: &[S], to: &mut [f32]| {
-            let ((from, from_rest), (to, to_rest)) = (from.as_chunks(), to.as_chunks_mut());
-            for (from, to) in from.iter().zip(to) {
-                isa.store(S::load(isa, from), to);
-            }
-            store_part(isa, S::load_part(isa, from_rest), to_rest);
-        };
-        let (keys, values) = (&mut keys[..tile.keys.len()], &mut values[..tile.values.len()]);
-        widen(tile.keys, keys);
-        widen(tile.values, values);
-        blocks(isa, queries, &Tile { base: tile.base, keys, values }, some.clone(), running, out);
-    }
-}
-
 /// One tile for the queries `some`, as many together as registers hold.
 #[inline(always)]
-fn blocks<I: Lanes, S: Stored>(
+fn blocks<I: Lanes>(
     isa: I,
     queries: Queries,
-    tile: &Tile<S>,
+    tile: &Tile<f32>,
     some: Range<usize>,
     running: &mut Running,
     out: &mut Cols,
@@ -200,24 +164,22 @@ fn blocks<I: Lanes, S: Stored>(
         let left = some.end - next;
         // Each arm but those of the tier's own shapes is compiled away.
         next += match (I::QUERIES, left) {
-            (6, 6..) if S::IS_F32 => block::<I, S, 6, 4>(isa, queries, tile, next, max, total, out),
-            (6, 4..) => block::<I, S, 4, 4>(isa, queries, tile, next, max, total, out),
-            (6, 2..) => block::<I, S, 2, 4>(isa, queries, tile, next, max, total, out),
-            (6, _) => block::<I, S, 1, 4>(isa, queries, tile, next, max, total, out),
-            (3, 3..) => block::<I, S, 3, 2>(isa, queries, tile, next, max, total, out),
-            (3, 2) => block::<I, S, 2, 2>(isa, queries, tile, next, max, total, out),
-            (3, _) => block::<I, S, 1, 2>(isa, queries, tile, next, max, total, out),
-            _ => block::<I, S, 1, 1>(isa, queries, tile, next, max, total, out),
+            (6, 6..) => block::<I, 6, 4>(isa, queries, tile, next, max, total, out),
+            (6, 2..) => block::<I, 2, 4>(isa, queries, tile, next, max, total, out),
+            (6, _) => block::<I, 1, 4>(isa, queries, tile, next, max, total, out),
+            (3, 3..) => block::<I, 3, 2>(isa, queries, tile, next, max, total, out),
+            (3, _) => block::<I, 1, 2>(isa, queries, tile, next, max, total, out),
+            _ => block::<I, 1, 1>(isa, queries, tile, next, max, total, out),
         };
     }
 }
 
 /// One tile for N queries from query `first` on; gives N. W vectors of lanes are held for each query.
 #[inline(always)]
-fn block<I: Lanes, S: Stored, const N: usize, const W: usize>(
+fn block<I: Lanes, const N: usize, const W: usize>(
     isa: I,
     queries: Queries,
-    tile: &Tile<S>,
+    tile: &Tile<f32>,
     first: usize,
     max: &mut [f32],
     total: &mut [f32],
@@ -234,7 +196,7 @@ fn block<I: Lanes, S: Stored, const N: usize, const W: usize>(
         return N;
     }
     let mut p = [[0.0; TILE]; N];
-    scores::<I, S, N, W>(isa, queries, tile, first, any.end, &mut p);
+    scores::<I, N, W>(isa, queries, tile, first, any.end, &mut p);
     let mut shrink = [1.0; N];
     for n in 0..N {
         if seen[n].is_empty() {
@@ -265,10 +227,10 @@ fn block<I: Lanes, S: Stored, const N: usize, const W: usize>(
     let dim = queries.a.dim;
     let whole = dim - dim % (16 * W);
     for d in (0..whole).step_by(16 * W) {
-        weigh::<I, S, N, W>(isa, queries, tile, d, any.clone(), (&p, &shrink), first, out);
+        weigh::<I, N, W>(isa, queries, tile, d, any.clone(), (&p, &shrink), first, out);
     }
     for d in (whole..dim - dim % 16).step_by(16) {
-        weigh::<I, S, N, 1>(isa, queries, tile, d, any.clone(), (&p, &shrink), first, out);
+        weigh::<I, N, 1>(isa, queries, tile, d, any.clone(), (&p, &shrink), first, out);
     }
     weigh_part(isa, queries, tile, any, (&p, &shrink), first, out);
     N
@@ -284,29 +246,21 @@ fn one<I: Lanes>(isa: I, v: I::V) -> f32 {
 
 /// `s[n][j] = scale * (q[first + n] . key[base + j])` for all groups of 16 positions that begin below `end`.
 #[inline(always)]
-fn scores<I: Lanes, S: Stored, const N: usize, const W: usize>(
+fn scores<I: Lanes, const N: usize, const W: usize>(
     isa: I,
     queries: Queries,
-    tile: &Tile<S>,
+    tile: &Tile<f32>,
     first: usize,
     end: usize,
     s: &mut [[f32; TILE]; N],
 ) {
     let (dim, scale) = (queries.a.dim, isa.splat(queries.a.scale));
     let q: [&[f32]; N] = std::array::from_fn(|n| queries.get(first + n));
-    let groups = end.div_ceil(16);
-    let mut g = 0;
-    while g < groups {
-        if W > 1 && g + W <= groups {
-            let keys = std::array::from_fn(|w| &tile.keys[(g + w) * 16 * dim..][..16 * dim]);
-            let sums = chains::<I, S, N, W>(isa, q, keys);
-            put(isa, &sums, scale, g, s);
-            g += W;
-        } else {
-            let sums = chains::<I, S, N, 1>(isa, q, [&tile.keys[g * 16 * dim..][..16 * dim]]);
-            put(isa, &sums, scale, g, s);
-            g += 1;
-        }
+    // All W groups of a step, of which the last may lie behind `end`: their scores are not looked at.
+    for g in (0..end.div_ceil(16)).step_by(W) {
+        let keys = std::array::from_fn(|w| &tile.keys[(g + w) * 16 * dim..][..16 * dim]);
+        let sums = chains::<I, N, W>(isa, q, keys);
+        put(isa, &sums, scale, g, s);
     }
 }
 
@@ -328,17 +282,17 @@ fn put<I: Lanes, const N: usize, const W: usize>(
 
 /// From +0, for d ascending, `sum[n][w] = fma(q[n][d], key[w][d], sum[n][w])`: 16 keys in the lanes of each.
 #[inline(always)]
-fn chains<I: Lanes, S: Stored, const N: usize, const W: usize>(
+fn chains<I: Lanes, const N: usize, const W: usize>(
     isa: I,
     q: [&[f32]; N],
-    keys: [&[S]; W],
+    keys: [&[f32]; W],
 ) -> [[I::V; W]; N] {
     let mut sums = [[isa.splat(0.0); W]; N];
     let keys = keys.map(|keys| keys.as_chunks::<16>().0);
     let dim = keys[0].len();
     let (q, keys) = (q.map(|q| &q[..dim]), keys.map(|keys| &keys[..dim]));
     for d in 0..dim {
-        let keys: [I::V; W] = std::array::from_fn(|w| S::load(isa, &keys[w][d]));
+        let keys: [I::V; W] = std::array::from_fn(|w| isa.load(&keys[w][d]));
         for n in 0..N {
             let q = isa.splat(q[n][d]);
             for w in 0..W {
@@ -353,10 +307,10 @@ fn chains<I: Lanes, S: Stored, const N: usize, const W: usize>(
 /// `d..d + 16 W`.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the loop of one caller, separate for its constants")]
-fn weigh<I: Lanes, S: Stored, const N: usize, const W: usize>(
+fn weigh<I: Lanes, const N: usize, const W: usize>(
     isa: I,
     queries: Queries,
-    tile: &Tile<S>,
+    tile: &Tile<f32>,
     d: usize,
     seen: Range<usize>,
     (p, shrink): (&[[f32; TILE]; N], &[f32; N]),
@@ -366,7 +320,7 @@ fn weigh<I: Lanes, S: Stored, const N: usize, const W: usize>(
     let mut sums = [[isa.splat(0.0); W]; N];
     for j in seen.start..seen.end.min(TILE) {
         let value = tile.values[j * queries.a.dim + d..][..16 * W].as_chunks().0;
-        let value: [I::V; W] = std::array::from_fn(|w| S::load(isa, &value[w]));
+        let value: [I::V; W] = std::array::from_fn(|w| isa.load(&value[w]));
         for n in 0..N {
             let p = isa.splat(p[n][j]);
             for w in 0..W {
@@ -385,10 +339,10 @@ fn weigh<I: Lanes, S: Stored, const N: usize, const W: usize>(
 
 /// [`weigh`] for the elements behind the last whole 16.
 #[inline(always)]
-fn weigh_part<I: Lanes, S: Stored, const N: usize>(
+fn weigh_part<I: Lanes, const N: usize>(
     isa: I,
     queries: Queries,
-    tile: &Tile<S>,
+    tile: &Tile<f32>,
     seen: Range<usize>,
     (p, shrink): (&[[f32; TILE]; N], &[f32; N]),
     first: usize,
@@ -401,7 +355,7 @@ fn weigh_part<I: Lanes, S: Stored, const N: usize>(
     }
     let mut sums = [isa.splat(0.0); N];
     for j in seen {
-        let value = S::load_part(isa, &tile.values[j * dim + d..(j + 1) * dim]);
+        let value = load_part(isa, &tile.values[j * dim + d..(j + 1) * dim]);
         for n in 0..N {
             sums[n] = isa.fma(isa.splat(p[n][j]), value, sums[n]);
         }

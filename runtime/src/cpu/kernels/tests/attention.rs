@@ -103,7 +103,7 @@ fn reference(case: &Case, half: bool) -> Vec<f64> {
 #[test]
 fn every_tier_and_split_equals_portable_and_is_near_f64() {
     let mut rng = Rng::new(30);
-    let dims = [2, 6, 16, 24, 32, 48, 64, 66, 80, 128];
+    let dims = [2, 6, 16, 24, 32, 48, 64, 66, 80, 128, 256];
     let pasts = [0, 1, 15, 60, 64, 130];
     for (i, dim) in dims.into_iter().enumerate() {
         for (n, past) in pasts.into_iter().enumerate() {

@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::{Avx512Vnni, X86V3};
+use super::{Avx512Vnni, AvxVnni, X86V3};
 use crate::cpu::kernels::Kernels;
 
 /// Does `rounds` rounds of the densest int8 products of the tier called `isa`, and says how many multiply-adds these
@@ -14,6 +14,10 @@ pub(crate) fn dots(isa: &str, rounds: u32) -> Option<u64> {
     if Avx512Vnni::detect().is_some_and(|tier| tier.name() == isa) {
         // SAFETY: the tier was detected, so the CPU has AVX-512 VNNI.
         return Some(unsafe { vnni512(rounds) });
+    }
+    if AvxVnni::detect().is_some_and(|tier| tier.name() == isa) {
+        // SAFETY: the tier was detected, so the CPU has AVX-VNNI.
+        return Some(unsafe { vnni256(rounds) });
     }
     if X86V3::detect().is_some_and(|tier| tier.name() == isa) {
         // SAFETY: the tier was detected, so the CPU has AVX2.
@@ -37,6 +41,23 @@ fn vnni512(rounds: u32) -> u64 {
     let total = sums.into_iter().fold(_mm512_setzero_si512(), |total, sum| _mm512_add_epi32(total, sum));
     black_box(_mm512_reduce_add_epi32(total));
     u64::from(rounds) * (CHAINS * 64) as u64
+}
+
+/// The same with registers of half the size.
+#[target_feature(enable = "avx2,avxvnni")]
+fn vnni256(rounds: u32) -> u64 {
+    const CHAINS: usize = 12;
+    let unsigned = _mm256_set1_epi8(black_box(3));
+    let signed = _mm256_set1_epi8(black_box(-5));
+    let mut sums: [__m256i; CHAINS] = std::array::from_fn(|chain| _mm256_set1_epi32(chain as i32));
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, unsigned, signed);
+        }
+    }
+    let total = sums.into_iter().fold(_mm256_setzero_si256(), |total, sum| _mm256_add_epi32(total, sum));
+    black_box(_mm256_extract_epi32::<0>(total));
+    u64::from(rounds) * (CHAINS * 32) as u64
 }
 
 /// Four `vpmaddubsw`, whose sums of 4-bit weights fit 16 bits, then `vpmaddwd`: 128 multiply-adds for each chain.
@@ -119,6 +140,9 @@ mod tests {
         assert_eq!(dots("portable", 1), None);
         if X86V3::detect().is_some() {
             assert_eq!(dots("x86-64-v3", 10), Some(10 * 4 * 4 * 32));
+        }
+        if AvxVnni::detect().is_some() {
+            assert_eq!(dots("x86-64-avxvnni", 10), Some(10 * 12 * 32));
         }
         if Avx512Vnni::detect().is_some() {
             assert_eq!(dots("x86-64-avx512vnni", 10), Some(10 * 16 * 64));
