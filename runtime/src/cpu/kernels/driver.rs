@@ -11,7 +11,8 @@ use super::lanes::Lanes;
 use super::matrix::Matrix;
 use super::ops::Input;
 use super::panels::Panels;
-use super::quant::{self, Dot, Quant, Words};
+use super::quant::{self, Dot, Quant};
+use super::tile::{self, STRIP, Strip};
 
 /// The entry points for quantised weights that a tier compiles with its CPU features.
 pub(super) trait Products: Dot {
@@ -20,15 +21,16 @@ pub(super) trait Products: Dot {
     fn floats(self) -> Self::Floats;
     /// How far, in bytes, to prefetch the two streams of one token's product on this CPU; 0: not at all.
     fn stream_ahead(self) -> usize;
-    /// [`quant::tile`]
-    fn quant_tile<Q: Quant, const N: usize>(
+    /// [`tile::strip`]
+    fn quant_strip<Q: Quant>(
         self,
-        row_block: &[u8],
-        x: Words,
-        ahead: usize,
-        out: &mut [[f32; 16]; N],
+        row_blocks: [&[u8]; 2],
+        next: [&[u8]; 2],
+        x: &Panels,
+        panels: Range<usize>,
+        strip: &mut Strip,
     );
-    /// [`quant::pair`]
+    /// [`tile::pair`]
     fn quant_pair<Q: Quant>(self, row_blocks: [&[u8]; 2], x: &[i32], ahead: usize, out: &mut [[f32; 16]; 2]);
 }
 
@@ -131,6 +133,9 @@ macro_rules! with_tokens {
     };
 }
 
+/// Strips whose panels stay in L2 while all weights pass.
+const BATCH: usize = 4;
+
 fn quantised<I: Products, Q: Quant>(
     isa: I,
     w: &Matrix,
@@ -148,31 +153,35 @@ fn quantised<I: Products, Q: Quant>(
             write(&[y[0]], n, 0, out);
             write(&[y[1]], half + n, 0, out);
         }
-        for n in 2 * half..count {
-            let mut y = [[0.0; 16]; 1];
-            isa.quant_tile::<Q, 1>(w.row_block(start + n), Words::new(words, 1, 0), 0, &mut y);
-            write(&y, n, 0, out);
+        if count % 2 > 0 {
+            let last = w.row_block(start + count - 1);
+            let y = streams::<I, Q>(isa, [last; 2], words);
+            write(&[y[0]], count - 1, 0, out);
         }
         return;
     }
-    // Row-blocks outside: each is read from memory once, by the prefetches of the last panel of the one before, and
-    // stays in L1 while the panels come from L2.
-    for (n, row_block) in row_blocks.enumerate() {
-        let row_block = w.row_block(row_block);
-        for p in 0..x.panel_count() {
-            let panel = x.panel(p);
-            let parts = panel.tokens.div_ceil(I::TOKENS);
-            for part in 0..parts {
-                let first = panel.tokens * part / parts;
-                let count = panel.tokens * (part + 1) / parts - first;
-                let last = p + 1 == x.panel_count() && part + 1 == parts;
-                let ahead = if last { row_block.len() } else { 0 };
-                let words = Words::new(panel.words, panel.tokens, first);
-                with_tokens!(count, I::TOKENS, N => {
-                    let mut y = [[0.0; 16]; N];
-                    isa.quant_tile::<Q, N>(row_block, words, ahead, &mut y);
-                    write(&y, n, panel.first + first, out);
-                });
+    // Row-blocks outside: each is read from memory once, by the prefetches while the ones before are computed.
+    let mut strip = Strip::new();
+    let step = tile::at_once::<I>();
+    let count = row_blocks.len();
+    let at = |n: usize| w.row_block(row_blocks.start + n.min(count - 1));
+    let strips = x.panel_count().div_ceil(STRIP);
+    let batches = strips.div_ceil(BATCH);
+    for batch in 0..batches {
+        let batch = strips * batch / batches..strips * (batch + 1) / batches;
+        for n in (0..count).step_by(step) {
+            let blocks = [at(n), at(n + 1)];
+            for s in batch.clone() {
+                let panels = x.panel_count() * s / strips..x.panel_count() * (s + 1) / strips;
+                let next = if s + 1 < batch.end { blocks } else { [at(n + step), at(n + step + 1)] };
+                let first = x.panel(panels.start).first;
+                isa.quant_strip::<Q>(blocks, next, x, panels.clone(), &mut strip);
+                let tokens = x.panel(panels.end - 1).first + x.panel(panels.end - 1).tokens - first;
+                for (t, sums) in strip.sums()[..tokens].iter().enumerate() {
+                    for (rb, sums) in sums.iter().enumerate().take(step.min(count - n)) {
+                        write(std::slice::from_ref(sums), n + rb, first + t, out);
+                    }
+                }
             }
         }
     }

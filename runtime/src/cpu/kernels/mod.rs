@@ -42,6 +42,7 @@ mod quant;
 mod tests;
 mod tier;
 mod tiers;
+mod tile;
 mod topk;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

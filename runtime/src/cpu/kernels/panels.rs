@@ -7,8 +7,8 @@
 //!
 //! # Layout
 //!
-//! Tokens are cut into the fewest *panels* of at most 8, as even as they go, the larger ones first: 9 tokens are 5 + 4, 20
-//! are 7 + 7 + 6. K is padded to a multiple of 256 with zero
+//! Tokens are cut into the fewest *panels* of at most 6, as even as they go, the larger ones first: 9 tokens are 5 + 4, 16
+//! are 6 + 5 + 5. K is padded to a multiple of 256 with zero
 //! groups, so that every weight format can read every panel. A panel of T tokens holds, for each group, 12 T words of
 //! 32 bits:
 //!
@@ -25,7 +25,7 @@
 use lfm_graphs::weights::layout::GROUP;
 
 /// Most tokens in a panel.
-pub const PANEL: usize = 8;
+pub const PANEL: usize = 6;
 
 /// Words of one group of one token.
 pub(super) const WORDS: usize = 12;
@@ -255,10 +255,11 @@ mod tests {
             (0..panels.panel_count()).map(|n| panels.panel(n).tokens).collect::<Vec<_>>()
         };
         assert_eq!(sizes(1), [1]);
-        assert_eq!(sizes(8), [8]);
+        assert_eq!(sizes(6), [6]);
+        assert_eq!(sizes(8), [4, 4]);
         assert_eq!(sizes(9), [5, 4]);
-        assert_eq!(sizes(20), [7, 7, 6]);
-        assert_eq!(sizes(64), [8; 8]);
+        assert_eq!(sizes(16), [6, 5, 5]);
+        assert_eq!(sizes(60), [6; 10]);
         assert!(sizes(0).is_empty());
     }
 

@@ -19,25 +19,27 @@ macro_rules! implement_products {
             }
 
             #[inline]
-            fn quant_tile<Q: Quant, const N: usize>(
+            fn quant_strip<Q: Quant>(
                 self,
-                row_block: &[u8],
-                x: Words,
-                ahead: usize,
-                out: &mut [[f32; 16]; N],
+                row_blocks: [&[u8]; 2],
+                next: [&[u8]; 2],
+                x: &Panels,
+                panels: std::ops::Range<usize>,
+                strip: &mut Strip,
             ) {
                 #[target_feature(enable = $features)]
-                fn run<Q: Quant, const N: usize>(
+                fn run<Q: Quant>(
                     isa: $token,
-                    row_block: &[u8],
-                    x: Words,
-                    ahead: usize,
-                    out: &mut [[f32; 16]; N],
+                    row_blocks: [&[u8]; 2],
+                    next: [&[u8]; 2],
+                    x: &Panels,
+                    panels: std::ops::Range<usize>,
+                    strip: &mut Strip,
                 ) {
-                    quant::tile::<$token, Q, N>(isa, row_block, x, ahead, out);
+                    tile::strip::<$token, Q>(isa, row_blocks, next, x, panels, strip);
                 }
                 // SAFETY: the token exists, so the CPU has these features.
-                unsafe { run::<Q, N>(self, row_block, x, ahead, out) }
+                unsafe { run::<Q>(self, row_blocks, next, x, panels, strip) }
             }
 
             #[inline]
@@ -56,7 +58,7 @@ macro_rules! implement_products {
                     ahead: usize,
                     out: &mut [[f32; 16]; 2],
                 ) {
-                    quant::pair::<$token, Q>(isa, row_blocks, x, ahead, out);
+                    tile::pair::<$token, Q>(isa, row_blocks, x, ahead, out);
                 }
                 // SAFETY: the token exists, so the CPU has these features.
                 unsafe { run::<Q>(self, row_blocks, x, ahead, out) }
@@ -164,14 +166,14 @@ macro_rules! pass_on {
 /// of a trait, which are followed by the trait's associated items.
 macro_rules! intrinsics {
     ($token:ident; $($methods:tt)*) => {
-        impl $token { $crate::cpu::kernels::tier::intrinsics! { @ $($methods)* } }
+        impl $token { $crate::cpu::kernels::tier::intrinsics! { @ pub(super) $($methods)* } }
     };
     ($trait:ident for $token:ident; $($methods:tt)*) => {
         impl $trait for $token { $crate::cpu::kernels::tier::intrinsics! { @ $($methods)* } }
     };
-    (@ $( $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $intrinsic:expr; )*) => { $(
+    (@ $visibility:vis $( $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $intrinsic:expr; )*) => { $(
         #[inline(always)]
-        fn $name(self, $($arg: $type),*) -> $result {
+        $visibility fn $name(self, $($arg: $type),*) -> $result {
             // SAFETY: the token exists, so the CPU has the intrinsic's feature; it takes values only.
             unsafe { $intrinsic($($arg),*) }
         }

@@ -1,6 +1,6 @@
 //! Products, quantisation and embedding in every format.
 
-use lfm_graphs::weights::Format;
+use lfm_graphs::weights::{Format, layout};
 
 use super::{Bench, Rng, assert_near};
 use crate::cpu::kernels::{Cols, Input, Kernels, Panels, PanelsMut, Portable, words_needed};
@@ -169,6 +169,38 @@ fn quantisation_is_the_portable_one() {
                 let sum = |codes: &[i8]| codes.iter().map(|c| i32::from(*c)).sum::<i32>();
                 let packed = words[9 * groups + g] as i32;
                 assert_eq!([packed << 16 >> 16, packed >> 16], [sum(&codes[..16]), sum(&codes[16..])]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_matrix_may_lie_in_several_buffers() {
+    let mut rng = Rng::new(8);
+    for format in Format::ALL {
+        // A binding holds some row-blocks: two of them full, and a part of a third.
+        let (k, binding) = (256, 32 << 10);
+        let n = 16 * (2 * (binding / layout::row_block_bytes(format, k).unwrap())) + 24;
+        for rows in [1, 5] {
+            let Some(mut bench) = Bench::small_bindings(binding as u64) else { return };
+            let w = bench.random_matrix(&mut rng, format, 1, n, k);
+            let values = rng.units(rows * k);
+            let x = bench.rows(k, &values);
+            let x = operand(&mut bench, format, x, rows);
+            let (out, row) = (bench.empty(rows, n), bench.empty(rows, k));
+            let tokens: Vec<u32> = (0..rows).map(|_| rng.below(n) as u32).collect();
+            let kind = Kind::Linear { x, w, bias: None, residual: None, out };
+            let ran = bench.run_call(kind, [rows as u32, 0, 0], &tokens, |b| {
+                assert!(b.memory.pieces(&w).len() > 2, "{format} lies in one buffer");
+                linear::embed(b, &w, row)?;
+                linear::linear(b, x, &w, None, None, out)
+            });
+            let expected = portable(&bench, &w, &values, rows);
+            assert_near(&ran.floats(out, rows), &expected, bench.within(most(format)), format.name());
+            for (token, found) in tokens.iter().zip(ran.floats(row, rows).chunks(k)) {
+                let mut expected = vec![0.0; k];
+                Portable.row(&bench.view(&w, 0), *token as usize, &mut expected);
+                assert_near(found, &expected, bench.within(1e-6), format.name());
             }
         }
     }

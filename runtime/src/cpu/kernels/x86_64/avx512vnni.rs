@@ -8,10 +8,10 @@ use crate::cpu::kernels::body::dense::{self, Dense};
 use crate::cpu::kernels::body::{attention, conv, quantize, vector};
 use crate::cpu::kernels::driver;
 use crate::cpu::kernels::lanes::Lanes;
-use crate::cpu::kernels::panels::PANEL;
-use crate::cpu::kernels::quant::{self, Quant, Words};
+use crate::cpu::kernels::quant::Quant;
 use crate::cpu::kernels::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
-use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, PanelsMut};
+use crate::cpu::kernels::tile::{self, Strip};
+use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX-512 F, BW, DQ, VL and VNNI. Having one proves that this CPU does.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +100,7 @@ intrinsics! { Registers for Avx512Vnni;
     dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i = _mm512_dpbusd_epi32;
     mul_shorts(a: __m512i, b: __m512i) -> __m512i = _mm512_madd_epi16;
     mul_each_short(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi16;
+    bits(a: __m512) -> __m512i = _mm512_castps_si512;
     to_f32(a: __m512i) -> __m512 = _mm512_cvtepi32_ps;
     mul_floats(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps;
     mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps;
@@ -110,7 +111,6 @@ impl Load for Avx512Vnni {
     type Int = __m512i;
     type Float = __m512;
     const PARTS: usize = 1;
-    const TOKENS: usize = PANEL;
 
     #[inline(always)]
     fn quads(self, vector: &[u8; 64], _part: usize) -> __m512i {
@@ -138,8 +138,19 @@ impl Load for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn store(self, floats: __m512, _part: usize, out: &mut [f32; 16]) {
-        Lanes::store(self, floats, out);
+    fn load_floats(self, floats: &[f32; 16], _part: usize) -> __m512 {
+        self.load(floats)
+    }
+
+    #[inline(always)]
+    fn store_floats(self, floats: __m512, _part: usize, out: &mut [f32; 16]) {
+        self.store(floats, out);
+    }
+
+    #[inline(always)]
+    fn store_words(self, words: __m512i, _part: usize, out: &mut [u8; 64]) {
+        // SAFETY: AVX-512 F, as the token says; 64 writable bytes, no alignment needed.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), words) }
     }
 }
 

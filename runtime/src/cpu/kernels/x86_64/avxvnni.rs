@@ -6,9 +6,10 @@ use std::sync::OnceLock;
 use super::X86V3;
 use super::vnni::{Load, Registers};
 use crate::cpu::kernels::driver;
-use crate::cpu::kernels::quant::{self, Dot, Quant, Words};
+use crate::cpu::kernels::quant::{Dot, Quant};
 use crate::cpu::kernels::tier::{implement_kernels, implement_products, intrinsics};
-use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, PanelsMut};
+use crate::cpu::kernels::tile::{self, Strip};
+use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX-VNNI besides AVX2, FMA and F16C. Having one proves that this CPU does.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,7 @@ intrinsics! { Registers for AvxVnni;
     dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32;
     mul_shorts(a: __m256i, b: __m256i) -> __m256i = _mm256_madd_epi16;
     mul_each_short(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16;
+    bits(a: __m256) -> __m256i = _mm256_castps_si256;
     to_f32(a: __m256i) -> __m256 = _mm256_cvtepi32_ps;
     mul_floats(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps;
     mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps;
@@ -54,7 +56,6 @@ impl Load for AvxVnni {
     type Int = __m256i;
     type Float = __m256;
     const PARTS: usize = 2;
-    const TOKENS: usize = 4;
 
     #[inline(always)]
     fn quads(self, vector: &[u8; 64], part: usize) -> __m256i {
@@ -73,7 +74,7 @@ impl Load for AvxVnni {
 
     #[inline(always)]
     fn halves(self, halves: &[u8; 32], part: usize) -> __m256 {
-        self.0.scales(halves, part)
+        self.0.halves(halves, part)
     }
 
     #[inline(always)]
@@ -82,7 +83,17 @@ impl Load for AvxVnni {
     }
 
     #[inline(always)]
-    fn store(self, floats: __m256, part: usize, out: &mut [f32; 16]) {
+    fn load_floats(self, floats: &[f32; 16], part: usize) -> __m256 {
+        self.0.get(floats, part)
+    }
+
+    #[inline(always)]
+    fn store_floats(self, floats: __m256, part: usize, out: &mut [f32; 16]) {
         self.0.put(floats, part, out);
+    }
+
+    #[inline(always)]
+    fn store_words(self, words: __m256i, part: usize, out: &mut [u8; 64]) {
+        self.0.store_half(words, part, out);
     }
 }

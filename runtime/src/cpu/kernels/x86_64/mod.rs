@@ -6,6 +6,7 @@
 
 mod avx512vnni;
 mod avxvnni;
+mod maddubs;
 mod peak;
 mod v3;
 mod vnni;

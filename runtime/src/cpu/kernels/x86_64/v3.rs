@@ -2,15 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use lfm_graphs::weights::layout::{GROUP, q4_0, q4_k, q5_k, q6_k, q8_0};
-
 use crate::cpu::kernels::body::dense::{self, Dense};
 use crate::cpu::kernels::body::{attention, conv, quantize, vector};
 use crate::cpu::kernels::driver;
 use crate::cpu::kernels::lanes::Lanes;
-use crate::cpu::kernels::quant::{self, Dot, Group, Quant, Words};
+use crate::cpu::kernels::quant::Quant;
 use crate::cpu::kernels::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
-use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, PanelsMut};
+use crate::cpu::kernels::tile::{self, Strip};
+use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX2, FMA and F16C. Having one proves that this CPU does.
 #[derive(Clone, Copy, Debug)]
@@ -93,25 +92,25 @@ intrinsics! { X86V3;
 /// The CPU has AVX where these are called: they take a token.
 impl X86V3 {
     #[inline(always)]
-    fn load8(self, x: &[f32; 8]) -> __m256 {
+    pub(super) fn load8(self, x: &[f32; 8]) -> __m256 {
         // SAFETY: AVX, as the token says; 32 readable bytes, no alignment needed.
         unsafe { _mm256_loadu_ps(x.as_ptr()) }
     }
 
     #[inline(always)]
-    fn load8_bytes(self, x: &[u8; 32]) -> __m256 {
+    pub(super) fn load8_bytes(self, x: &[u8; 32]) -> __m256 {
         // SAFETY: AVX, as the token says; 32 readable bytes, no alignment needed.
         unsafe { _mm256_loadu_ps(x.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn load32(self, x: &[u8; 32]) -> __m256i {
+    pub(super) fn load32(self, x: &[u8; 32]) -> __m256i {
         // SAFETY: AVX, as the token says; 32 readable bytes, no alignment needed.
         unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn load16(self, x: &[u8; 16]) -> __m128i {
+    pub(super) fn load16(self, x: &[u8; 16]) -> __m128i {
         // SAFETY: SSE2, part of x86-64; 16 readable bytes, no alignment needed.
         unsafe { _mm_loadu_si128(x.as_ptr().cast()) }
     }
@@ -124,13 +123,13 @@ impl X86V3 {
 
     /// 8 bytes, then zeros.
     #[inline(always)]
-    fn load_low(self, x: &[u8; 8]) -> __m128i {
+    pub(super) fn load_low(self, x: &[u8; 8]) -> __m128i {
         // SAFETY: SSE2, part of x86-64; 8 readable bytes, no alignment needed.
         unsafe { _mm_loadl_epi64(x.as_ptr().cast()) }
     }
 
     #[inline(always)]
-    fn store8(self, v: __m256, out: &mut [f32; 8]) {
+    pub(super) fn store8(self, v: __m256, out: &mut [f32; 8]) {
         // SAFETY: AVX, as the token says; 32 writable bytes, no alignment needed.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
     }
@@ -139,6 +138,12 @@ impl X86V3 {
     fn store16(self, v: __m128i, out: &mut [u8; 16]) {
         // SAFETY: SSE2, part of x86-64; 16 writable bytes, no alignment needed.
         unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), v) }
+    }
+
+    #[inline(always)]
+    pub(super) fn store32(self, v: __m256i, out: &mut [u8; 32]) {
+        // SAFETY: AVX, as the token says; 32 writable bytes, no alignment needed.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) }
     }
 
     #[inline(always)]
@@ -299,240 +304,5 @@ impl Lanes for X86V3 {
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
         self.sum8(self.add8(v[0], v[1]))
-    }
-}
-
-impl X86V3 {
-    /// `acc` and the link `isum * (scale * x_scale)`; the scale of the activations as bits.
-    #[inline(always)]
-    fn link(self, isum: __m256i, scale: __m256, x_scale: i32, acc: __m256) -> __m256 {
-        let scale = self.mul8(scale, self.splat_bits(x_scale));
-        self.fma8(self.to_f32(isum), scale, acc)
-    }
-
-    #[inline(always)]
-    fn splat_bits(self, bits: i32) -> __m256 {
-        self.splat8(f32::from_bits(bits.cast_unsigned()))
-    }
-
-    /// Half `part` of a 64-byte vector.
-    #[inline(always)]
-    pub(super) fn half(self, vector: &[u8; 64], part: usize) -> __m256i {
-        self.load32(&vector.as_chunks().0[part & 1])
-    }
-
-    /// Half `part` of 16 f32.
-    #[inline(always)]
-    pub(super) fn floats(self, floats: &[u8; 64], part: usize) -> __m256 {
-        self.load8_bytes(&floats.as_chunks().0[part & 1])
-    }
-
-    /// Half `part` of 16 bytes, as words.
-    #[inline(always)]
-    pub(super) fn signed(self, bytes: &[u8; 16], part: usize) -> __m256i {
-        self.signed_words(self.load_low(&bytes.as_chunks().0[part & 1]))
-    }
-
-    /// Half `part` of 16 bytes, as words.
-    #[inline(always)]
-    pub(super) fn unsigned(self, bytes: &[u8; 16], part: usize) -> __m256i {
-        self.unsigned_words(self.load_low(&bytes.as_chunks().0[part & 1]))
-    }
-
-    /// Half `part` of 16 f16, widened.
-    #[inline(always)]
-    pub(super) fn scales(self, scales: &[u8; 32], part: usize) -> __m256 {
-        self.widen8(self.load16(&scales.as_chunks().0[part & 1]))
-    }
-
-    /// Half `part` of the low nibbles of four vectors, then of their high ones.
-    #[inline(always)]
-    fn nibbles(self, vectors: &[[u8; 64]], part: usize) -> [__m256i; 8] {
-        let mask = self.splat_byte(15);
-        let mut w = [self.zero32(); 8];
-        for j in 0..4 {
-            let v = self.half(&vectors[j], part);
-            w[j] = self.and(v, mask);
-            w[j + 4] = self.and(self.shift_right_4(v), mask);
-        }
-        w
-    }
-
-    /// Products with the 32 activations of one token as i16: of quads 0, 2, 4, 6 and of 1, 3, 5, 7.
-    #[inline(always)]
-    fn products(self, w: &[__m256i; 8], q: &[i32; 8]) -> [__m256i; 2] {
-        let mut a = self.mul_bytes(w[0], self.splat_word(q[0]));
-        let mut b = self.mul_bytes(w[1], self.splat_word(q[1]));
-        for j in [2, 4, 6] {
-            a = self.add_shorts(a, self.mul_bytes(w[j], self.splat_word(q[j])));
-            b = self.add_shorts(b, self.mul_bytes(w[j + 1], self.splat_word(q[j + 1])));
-        }
-        [a, b]
-    }
-}
-
-/// `vpmaddubsw` sums pairs of products in saturating i16; each format says why it cannot saturate.
-impl Dot for X86V3 {
-    type Acc = __m256;
-    const PARTS: usize = 2;
-    const TOKENS: usize = 4;
-
-    #[inline(always)]
-    fn zero(self) -> __m256 {
-        self.splat8(0.0)
-    }
-
-    #[inline(always)]
-    fn put(self, acc: __m256, part: usize, out: &mut [f32; 16]) {
-        self.store8(acc, &mut out.as_chunks_mut().0[part & 1]);
-    }
-
-    #[inline(always)]
-    fn prefetch(self, like: &[u8], distance: usize) {
-        for line in like.as_chunks::<64>().0 {
-            // SAFETY: a prefetch does not fault, wherever it points.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(distance).cast()) };
-        }
-    }
-
-    /// Nibbles are 0..=15 and |x| <= 127: one i16 lane sums 16 products over the whole group, at most
-    /// 16 * 15 * 127 = 30480.
-    #[inline(always)]
-    fn q4_0<const N: usize>(self, part: usize, w: &[u8; q4_0::BYTES], x: Words, acc: &mut [__m256; N]) {
-        let ones = self.splat_short(1);
-        let vectors = w.as_chunks::<64>().0;
-        let scales = vectors[0].as_chunks().0;
-        for g in 0..q4_0::GROUPS {
-            let w = self.nibbles(&vectors[1 + 4 * g..][..4], part);
-            let scale = self.scales(&scales[g], part);
-            let x: Group<N> = x.group(g);
-            for t in 0..N {
-                let [a, b] = self.products(&w, &x.q()[t]);
-                let isum = self.mul_shorts(self.add_shorts(a, b), ones);
-                let isum = self.add_words(isum, self.splat_word(x.corrections()[t]));
-                acc[t] = self.link(isum, scale, x.scales()[t], acc[t]);
-            }
-        }
-    }
-
-    /// |w| <= 128 times x with w's sign, |x| <= 127: a pair is at most 32512, and every pair is widened at once.
-    /// x is never -128, so changing its sign is exact.
-    #[inline(always)]
-    fn q8_0<const N: usize>(self, part: usize, w: &[u8; q8_0::BYTES], x: Words, acc: &mut [__m256; N]) {
-        let ones = self.splat_short(1);
-        let vectors = w.as_chunks::<64>().0;
-        let scales = vectors[0].as_chunks().0;
-        for g in 0..q8_0::GROUPS {
-            let x: Group<N> = x.group(g);
-            let mut isum = [self.zero32(); N];
-            for j in 0..GROUP / 4 {
-                let w = self.half(&vectors[1 + 8 * g + j], part);
-                let magnitude = self.abs_bytes(w);
-                for t in 0..N {
-                    let q = self.sign_bytes(self.splat_word(x.q()[t][j]), w);
-                    isum[t] = self.add_words(isum[t], self.mul_shorts(self.mul_bytes(magnitude, q), ones));
-                }
-            }
-            let scale = self.scales(&scales[g], part);
-            for t in 0..N {
-                acc[t] = self.link(isum[t], scale, x.scales()[t], acc[t]);
-            }
-        }
-    }
-
-    /// Codes are 0..=63 and |x| <= 127: one i16 lane sums 4 products (two quads), at most 4 * 63 * 127 = 32004;
-    /// `vpmaddwd` then multiplies by the sub-scale while it widens.
-    #[inline(always)]
-    fn q6_k<const N: usize>(
-        self,
-        part: usize,
-        d: &[u8; q6_k::PAIR_0],
-        w: &[u8; q6_k::PAIR_BYTES],
-        x: Words,
-        acc: &mut [__m256; N],
-    ) {
-        let high = self.splat_byte(0x30);
-        let d = self.floats(d, part);
-        let vectors = w.as_chunks::<64>().0;
-        let subs = vectors[0].as_chunks().0;
-        for g in 0..2 {
-            let group = &vectors[1 + 6 * g..][..6];
-            let mut w = self.nibbles(&group[2..], part);
-            for h in 0..2 {
-                // Quad 4 h + j has its bits 4 and 5 in field j.
-                let hi = self.half(&group[h], part);
-                let hi = [self.shift_left_4(hi), self.shift_left_2(hi), hi, self.shift_right_2(hi)];
-                for j in 0..4 {
-                    w[4 * h + j] = self.or(w[4 * h + j], self.and(hi[j], high));
-                }
-            }
-            // The sub-scales as i16: each twice in its lane, and as the pair (first, second) times -32.
-            let (s0, s1) = (self.signed(&subs[2 * g], part), self.signed(&subs[2 * g + 1], part));
-            let (u0, u1) = (self.shift_words_left_16(s0), self.shift_words_left_16(s1));
-            let pair = self.mul_each_short(self.odd_shorts_of_second(s0, u1), self.splat_short(-32));
-            let sub = [self.odd_shorts_of_second(s0, u0), self.odd_shorts_of_second(s1, u1)];
-            let x: Group<N> = x.group(g);
-            for t in 0..N {
-                let q = &x.q()[t];
-                let mut isum = self.mul_shorts(pair, self.splat_word(x.half_sums()[t]));
-                for j in 0..4 {
-                    let a = self.mul_bytes(w[2 * j], self.splat_word(q[2 * j]));
-                    let b = self.mul_bytes(w[2 * j + 1], self.splat_word(q[2 * j + 1]));
-                    isum = self.add_words(isum, self.mul_shorts(self.add_shorts(a, b), sub[j / 2]));
-                }
-                acc[t] = self.link(isum, d, x.scales()[t], acc[t]);
-            }
-        }
-    }
-
-    /// Codes are 0..=31 and |x| <= 127: one i16 lane sums 8 products, at most 8 * 31 * 127 = 31496; of q4_k, the
-    /// 16 products of the whole group, as in q4_0.
-    #[inline(always)]
-    fn k<const N: usize, const BYTES: usize>(
-        self,
-        part: usize,
-        d: &[u8; q4_k::PAIR_0],
-        w: &[u8; BYTES],
-        x: Words,
-        acc: &mut [__m256; N],
-    ) {
-        let five = BYTES == q5_k::PAIR_BYTES;
-        let ones = self.splat_short(1);
-        let d = d.as_chunks().0;
-        let (d, dmin) = (self.scales(&d[0], part), self.scales(&d[1], part));
-        let vectors = w.as_chunks::<64>().0;
-        let scales = vectors[0].as_chunks().0;
-        for g in 0..2 {
-            let w = if five {
-                let group = &vectors[1 + 5 * g..][..5];
-                let mut w = self.nibbles(&group[1..], part);
-                // Bit j belongs to quad j, and goes to bit 4.
-                let high = self.splat_byte(0x10);
-                let hi = self.half(&group[0], part);
-                let (mut left, mut right) = (hi, hi);
-                for j in 0..4 {
-                    w[4 + j] = self.or(w[4 + j], self.and(right, high));
-                    left = self.add_shorts(left, left);
-                    w[3 - j] = self.or(w[3 - j], self.and(left, high));
-                    right = self.shift_right_1(right);
-                }
-                w
-            } else {
-                self.nibbles(&vectors[1 + 4 * g..][..4], part)
-            };
-            let scale = self.mul8(d, self.to_f32(self.unsigned(&scales[2 * g], part)));
-            let minimum = self.mul8(dmin, self.to_f32(self.unsigned(&scales[2 * g + 1], part)));
-            let x: Group<N> = x.group(g);
-            for t in 0..N {
-                let [a, b] = self.products(&w, &x.q()[t]);
-                let isum = if five {
-                    self.add_words(self.mul_shorts(a, ones), self.mul_shorts(b, ones))
-                } else {
-                    self.mul_shorts(self.add_shorts(a, b), ones)
-                };
-                acc[t] = self.link(isum, scale, x.scales()[t], acc[t]);
-                acc[t] = self.fnma8(minimum, self.splat_bits(x.scaled_sums()[t]), acc[t]);
-            }
-        }
     }
 }

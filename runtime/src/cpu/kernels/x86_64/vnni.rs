@@ -5,7 +5,7 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use lfm_graphs::weights::layout::{q4_0, q4_k, q5_k, q6_k, q8_0};
 
-use crate::cpu::kernels::quant::{Dot, Group, Words};
+use crate::cpu::kernels::quant::{Dot, Group, Unpacked, Weights};
 
 /// A tier whose registers hold 16 / PARTS words. Implemented by tier tokens, whose existence proves CPU support.
 pub(in crate::cpu::kernels) trait Registers: Load {
@@ -30,6 +30,7 @@ pub(in crate::cpu::kernels) trait Registers: Load {
     fn mul_shorts(self, a: Self::Int, b: Self::Int) -> Self::Int;
     /// Products of shorts, their low 16 bits.
     fn mul_each_short(self, a: Self::Int, b: Self::Int) -> Self::Int;
+    fn bits(self, a: Self::Float) -> Self::Int;
     fn to_f32(self, a: Self::Int) -> Self::Float;
     fn mul_floats(self, a: Self::Float, b: Self::Float) -> Self::Float;
     /// a * b + c
@@ -43,7 +44,6 @@ pub(in crate::cpu::kernels) trait Load: Copy {
     type Int: Copy;
     type Float: Copy;
     const PARTS: usize;
-    const TOKENS: usize;
 
     /// Quads of a vector.
     fn quads(self, vector: &[u8; 64], part: usize) -> Self::Int;
@@ -54,28 +54,115 @@ pub(in crate::cpu::kernels) trait Load: Copy {
     /// f16, widened.
     fn halves(self, halves: &[u8; 32], part: usize) -> Self::Float;
     fn floats(self, floats: &[u8; 64], part: usize) -> Self::Float;
-    fn store(self, floats: Self::Float, part: usize, out: &mut [f32; 16]);
+    fn load_floats(self, floats: &[f32; 16], part: usize) -> Self::Float;
+    fn store_floats(self, floats: Self::Float, part: usize, out: &mut [f32; 16]);
+    fn store_words(self, words: Self::Int, part: usize, out: &mut [u8; 64]);
 }
 
-/// What the codes of a group of weights are more than the integers they stand for.
+/// One group of weights, quad j in `w[j]`, as unsigned bytes that are OFFSET (8 or 128) more than the integers they stand
+/// for; 0: what stands for a weight is its code times its scale, less its minimum.
 #[derive(Clone, Copy)]
-enum Offset<Float> {
-    Eight,
-    OneHundredTwentyEight,
-    /// Nothing, but weights are so much less than their scale times their code.
-    Minimum(Float),
-}
-
-/// One group of weights, quad j in `w[j]`, unsigned.
-struct Codes<R: Registers> {
+pub(in crate::cpu::kernels) struct Codes<R: Registers, const OFFSET: u8> {
     w: [R::Int; 8],
     scale: R::Float,
-    offset: Offset<R::Float>,
+    /// Where OFFSET is 0.
+    minimum: R::Float,
+}
+
+impl<R: Registers, const OFFSET: u8> Codes<R, OFFSET> {
+    /// What the sum of a token's products begins with.
+    #[inline(always)]
+    fn start<const N: usize>(isa: R, x: Group<N>, t: usize) -> R::Int {
+        match OFFSET {
+            8 => isa.splat_word(x.correction(t)),
+            128 => isa.shift_words_left_4(isa.splat_word(x.correction(t))),
+            _ => isa.zero_words(),
+        }
+    }
+
+    /// The links of one token.
+    #[inline(always)]
+    fn link<const N: usize>(
+        isa: R,
+        [scale, minimum]: [R::Float; 2],
+        isum: R::Int,
+        x: Group<N>,
+        t: usize,
+        acc: R::Float,
+    ) -> R::Float {
+        let scale = isa.mul_floats(scale, splat_bits(isa, x.scale(t)));
+        let acc = isa.mul_add(isa.to_f32(isum), scale, acc);
+        match OFFSET {
+            0 => isa.sub_mul(minimum, splat_bits(isa, x.scaled_sum(t)), acc),
+            _ => acc,
+        }
+    }
+}
+
+impl<R: Registers, const OFFSET: u8> Weights<R> for Codes<R, OFFSET> {
+    #[inline(always)]
+    fn advance<const N: usize>(&self, isa: R, x: Group<N>, acc: &mut [R::Float; N]) {
+        for t in 0..N {
+            let mut isum = Self::start(isa, x, t);
+            for j in 0..8 {
+                isum = isa.dot(isum, self.w[j], isa.splat_word(x.q(t, j)));
+            }
+            acc[t] = Self::link(isa, [self.scale, self.minimum], isum, x, t, acc[t]);
+        }
+    }
+
+    #[inline(always)]
+    fn keep(&self, isa: R, part: usize, to: &mut Unpacked) {
+        for j in 0..8 {
+            isa.store_words(self.w[j], part, &mut to.quads[j]);
+        }
+        isa.store_words(isa.bits(self.scale), part, &mut to.rows[0]);
+        if OFFSET == 0 {
+            isa.store_words(isa.bits(self.minimum), part, &mut to.rows[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        isa: R,
+        kept: [(&Unpacked, usize); 2],
+        x: Group<N>,
+        acc: &mut [[R::Float; N]; 2],
+    ) {
+        let [(a, a_part), (b, b_part)] = kept;
+        let mut isum = [[isa.zero_words(); N]; 2];
+        for t in 0..N {
+            let start = Self::start(isa, x, t);
+            isum[0][t] = start;
+            isum[1][t] = start;
+        }
+        for j in 0..8 {
+            let w = [isa.quads(&a.quads[j], a_part), isa.quads(&b.quads[j], b_part)];
+            for t in 0..N {
+                let q = isa.splat_word(x.q(t, j));
+                isum[0][t] = isa.dot(isum[0][t], w[0], q);
+                isum[1][t] = isa.dot(isum[1][t], w[1], q);
+            }
+        }
+        for v in 0..2 {
+            let (kept, part) = kept[v];
+            let scales = [isa.floats(&kept.rows[0], part), isa.floats(&kept.rows[1], part)];
+            for t in 0..N {
+                acc[v][t] = Self::link(isa, scales, isum[v][t], x, t, acc[v][t]);
+            }
+        }
+    }
 }
 
 /// One group of q6_k weights, quad j in `w[j]`, 32 too large.
-struct Codes6<R: Registers> {
+#[derive(Clone, Copy)]
+pub(in crate::cpu::kernels) struct Codes6<R: Registers> {
     w: [R::Int; 8],
+    rows: Rows6<R>,
+}
+
+#[derive(Clone, Copy)]
+struct Rows6<R: Registers> {
     /// Sub-scales of both halves of the group.
     subs: [R::Float; 2],
     /// -32 times the two sub-scales, i16, to meet the pair of sums in one `vpmaddwd`.
@@ -83,96 +170,94 @@ struct Codes6<R: Registers> {
     d: R::Float,
 }
 
-trait Weights<R: Registers> {
-    /// Advances tokens `first..first + M` of N in lockstep: one chain of `vpdpbusd` would wait for itself.
-    fn some<const N: usize, const M: usize>(
+impl<R: Registers> Rows6<R> {
+    /// The link of one token, of whose products with both halves `dots` are the sums.
+    ///
+    /// With s, t the sums of the activations of both halves, the integer of the link is
+    /// `sub0 * (dots[0] - 32 s) + sub1 * (dots[1] - 32 t)`. Each bracket is at most 16 * 32 * 127 in magnitude, so the
+    /// f32 sums below, `sub1 * dots[1] - 32 (sub0 s + sub1 t)` first, are integers of at most 16646144 < 2^24: exact.
+    #[inline(always)]
+    fn link<const N: usize>(
         &self,
         isa: R,
-        first: usize,
-        x: &Group<N>,
-        acc: &mut [R::Float; N],
-    );
-
-    /// Advances all N tokens, four at a time.
-    #[inline(always)]
-    fn all<const N: usize>(&self, isa: R, x: &Group<N>, acc: &mut [R::Float; N]) {
-        if N >= 4 {
-            self.some::<N, 4>(isa, 0, x, acc);
-        }
-        if N >= 8 {
-            self.some::<N, 4>(isa, 4, x, acc);
-        }
-        match N % 4 {
-            1 => self.some::<N, 1>(isa, N - 1, x, acc),
-            2 => self.some::<N, 2>(isa, N - 2, x, acc),
-            3 => self.some::<N, 3>(isa, N - 3, x, acc),
-            _ => {}
-        }
-    }
-}
-
-impl<R: Registers> Weights<R> for Codes<R> {
-    #[inline(always)]
-    fn some<const N: usize, const M: usize>(
-        &self,
-        isa: R,
-        first: usize,
-        x: &Group<N>,
-        acc: &mut [R::Float; N],
-    ) {
-        let mut isum = [isa.zero_words(); M];
-        for i in 0..M {
-            isum[i] = match self.offset {
-                Offset::Eight => isa.splat_word(x.corrections()[first + i]),
-                Offset::OneHundredTwentyEight => {
-                    isa.shift_words_left_4(isa.splat_word(x.corrections()[first + i]))
-                }
-                Offset::Minimum(_) => isa.zero_words(),
-            };
-        }
-        for j in 0..8 {
-            for i in 0..M {
-                isum[i] = isa.dot(isum[i], self.w[j], isa.splat_word(x.q()[first + i][j]));
-            }
-        }
-        for i in 0..M {
-            let t = first + i;
-            let scale = isa.mul_floats(self.scale, splat_bits(isa, x.scales()[t]));
-            acc[t] = isa.mul_add(isa.to_f32(isum[i]), scale, acc[t]);
-            if let Offset::Minimum(minimum) = self.offset {
-                acc[t] = isa.sub_mul(minimum, splat_bits(isa, x.scaled_sums()[t]), acc[t]);
-            }
-        }
+        dots: [R::Int; 2],
+        x: Group<N>,
+        t: usize,
+        acc: R::Float,
+    ) -> R::Float {
+        let excess = isa.to_f32(isa.mul_shorts(self.offsets, isa.splat_word(x.half_sums(t))));
+        let isum = isa.mul_add(isa.to_f32(dots[1]), self.subs[1], excess);
+        let isum = isa.mul_add(isa.to_f32(dots[0]), self.subs[0], isum);
+        let scale = isa.mul_floats(self.d, splat_bits(isa, x.scale(t)));
+        isa.mul_add(isum, scale, acc)
     }
 }
 
 impl<R: Registers> Weights<R> for Codes6<R> {
-    /// With dots a, b of the two halves and s, t the sums of their activations, the integer of the link is
-    /// `sub0 * (a - 32 s) + sub1 * (b - 32 t)`. Each bracket is at most 16 * 32 * 127 in magnitude, so the f32 sums
-    /// below, `sub1 * b - 32 (sub0 s + sub1 t)` first, are integers of at most 16646144 < 2^24: exact.
     #[inline(always)]
-    fn some<const N: usize, const M: usize>(
-        &self,
-        isa: R,
-        first: usize,
-        x: &Group<N>,
-        acc: &mut [R::Float; N],
-    ) {
-        let mut halves = [[isa.zero_words(); 2]; M];
-        for j in 0..4 {
-            for i in 0..M {
-                let q = &x.q()[first + i];
-                halves[i][0] = isa.dot(halves[i][0], self.w[j], isa.splat_word(q[j]));
-                halves[i][1] = isa.dot(halves[i][1], self.w[j + 4], isa.splat_word(q[j + 4]));
+    fn advance<const N: usize>(&self, isa: R, x: Group<N>, acc: &mut [R::Float; N]) {
+        for t in 0..N {
+            let mut dots = [isa.zero_words(); 2];
+            for j in 0..4 {
+                dots[0] = isa.dot(dots[0], self.w[j], isa.splat_word(x.q(t, j)));
+                dots[1] = isa.dot(dots[1], self.w[j + 4], isa.splat_word(x.q(t, j + 4)));
             }
+            acc[t] = self.rows.link(isa, dots, x, t, acc[t]);
         }
-        for i in 0..M {
-            let t = first + i;
-            let excess = isa.to_f32(isa.mul_shorts(self.offsets, isa.splat_word(x.half_sums()[t])));
-            let isum = isa.mul_add(isa.to_f32(halves[i][1]), self.subs[1], excess);
-            let isum = isa.mul_add(isa.to_f32(halves[i][0]), self.subs[0], isum);
-            let scale = isa.mul_floats(self.d, splat_bits(isa, x.scales()[t]));
-            acc[t] = isa.mul_add(isum, scale, acc[t]);
+    }
+
+    #[inline(always)]
+    fn keep(&self, isa: R, part: usize, to: &mut Unpacked) {
+        for j in 0..8 {
+            isa.store_words(self.w[j], part, &mut to.quads[j]);
+        }
+        let Rows6 { subs, offsets, d } = self.rows;
+        for (words, to) in
+            [isa.bits(d), isa.bits(subs[0]), isa.bits(subs[1]), offsets].iter().zip(&mut to.rows)
+        {
+            isa.store_words(*words, part, to);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        isa: R,
+        kept: [(&Unpacked, usize); 2],
+        x: Group<N>,
+        acc: &mut [[R::Float; N]; 2],
+    ) {
+        let [(a, a_part), (b, b_part)] = kept;
+        // Half the tokens at a time: each has four sums.
+        let half = N.div_ceil(2);
+        for first in [0, half] {
+            let mut dots = [[[isa.zero_words(); 2]; 3]; 2];
+            for j in 0..4 {
+                let (a0, a1) = (isa.quads(&a.quads[j], a_part), isa.quads(&a.quads[j + 4], a_part));
+                let (b0, b1) = (isa.quads(&b.quads[j], b_part), isa.quads(&b.quads[j + 4], b_part));
+                for i in 0..3 {
+                    if i < half && first + i < N {
+                        let q = isa.splat_word(x.q(first + i, j));
+                        dots[0][i][0] = isa.dot(dots[0][i][0], a0, q);
+                        dots[1][i][0] = isa.dot(dots[1][i][0], b0, q);
+                        let q = isa.splat_word(x.q(first + i, j + 4));
+                        dots[0][i][1] = isa.dot(dots[0][i][1], a1, q);
+                        dots[1][i][1] = isa.dot(dots[1][i][1], b1, q);
+                    }
+                }
+            }
+            for v in 0..2 {
+                let (kept, part) = kept[v];
+                let rows = Rows6 {
+                    subs: [isa.floats(&kept.rows[1], part), isa.floats(&kept.rows[2], part)],
+                    offsets: isa.quads(&kept.rows[3], part),
+                    d: isa.floats(&kept.rows[0], part),
+                };
+                for i in 0..3 {
+                    if i < half && first + i < N {
+                        acc[v][first + i] = rows.link(isa, dots[v][i], x, first + i, acc[v][first + i]);
+                    }
+                }
+            }
         }
     }
 }
@@ -195,10 +280,30 @@ fn nibbles<R: Registers>(isa: R, vectors: &[[u8; 64]], part: usize) -> [R::Int; 
     w
 }
 
+/// Scale and minimum of q4_k and q5_k: `scales` is `[group][scale, minimum]`, a byte each for 16 rows.
+#[inline(always)]
+fn scale_and_minimum<R: Registers>(
+    isa: R,
+    part: usize,
+    head: &[u8; 64],
+    scales: &[u8; 64],
+    g: usize,
+) -> [R::Float; 2] {
+    let (factors, scales) = (head.as_chunks().0, scales.as_chunks().0);
+    let scale = isa.to_f32(isa.unsigned(&scales[2 * g], part));
+    let minimum = isa.to_f32(isa.unsigned(&scales[2 * g + 1], part));
+    let (d, dmin) = (isa.halves(&factors[0], part), isa.halves(&factors[1], part));
+    [isa.mul_floats(d, scale), isa.mul_floats(dmin, minimum)]
+}
+
 impl<R: Registers> Dot for R {
     type Acc = R::Float;
     const PARTS: usize = <R as Load>::PARTS;
-    const TOKENS: usize = <R as Load>::TOKENS;
+    type Q4_0 = Codes<R, 8>;
+    type Q8_0 = Codes<R, 128>;
+    type Q6K = Codes6<R>;
+    type Q4K = Codes<R, 0>;
+    type Q5K = Codes<R, 0>;
 
     #[inline(always)]
     fn zero(self) -> R::Float {
@@ -206,115 +311,90 @@ impl<R: Registers> Dot for R {
     }
 
     #[inline(always)]
+    fn get(self, sums: &[f32; 16], part: usize) -> R::Float {
+        self.load_floats(sums, part)
+    }
+
+    #[inline(always)]
     fn put(self, acc: R::Float, part: usize, out: &mut [f32; 16]) {
-        self.store(acc, part, out);
+        self.store_floats(acc, part, out);
     }
 
     #[inline(always)]
-    fn prefetch(self, like: &[u8], distance: usize) {
-        for line in like.as_chunks::<64>().0 {
-            // SAFETY: a prefetch does not fault, wherever it points.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(distance).cast()) };
-        }
+    fn prefetch(self, line: *const u8) {
+        // SAFETY: a prefetch does not fault, wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
     }
 
     #[inline(always)]
-    fn q4_0<const N: usize>(self, part: usize, w: &[u8; q4_0::BYTES], x: Words, acc: &mut [R::Float; N]) {
-        let vectors = w.as_chunks::<64>().0;
-        let scales = vectors[0].as_chunks().0;
-        for g in 0..q4_0::GROUPS {
-            let w = nibbles(self, &vectors[1 + 4 * g..][..4], part);
-            let scale = self.halves(&scales[g], part);
-            Codes { w, scale, offset: Offset::Eight }.all(self, &x.group::<N>(g), acc);
-        }
+    fn q4_0(self, part: usize, pair: &[u8; q4_0::BYTES], g: usize) -> Codes<R, 8> {
+        let vectors = pair.as_chunks::<64>().0;
+        let scale = self.halves(&vectors[0].as_chunks().0[g], part);
+        Codes { w: nibbles(self, &vectors[1 + 4 * g..][..4], part), scale, minimum: scale }
     }
 
     #[inline(always)]
-    fn q8_0<const N: usize>(self, part: usize, w: &[u8; q8_0::BYTES], x: Words, acc: &mut [R::Float; N]) {
+    fn q8_0(self, part: usize, pair: &[u8; q8_0::BYTES], g: usize) -> Codes<R, 128> {
         let flip = self.splat_byte(-128); // signed to unsigned + 128
-        let vectors = w.as_chunks::<64>().0;
-        let scales = vectors[0].as_chunks().0;
-        for g in 0..q8_0::GROUPS {
-            let mut w = [self.zero_words(); 8];
-            for j in 0..8 {
-                w[j] = self.xor(self.quads(&vectors[1 + 8 * g + j], part), flip);
-            }
-            let scale = self.halves(&scales[g], part);
-            Codes { w, scale, offset: Offset::OneHundredTwentyEight }.all(self, &x.group::<N>(g), acc);
+        let vectors = pair.as_chunks::<64>().0;
+        let mut w = [self.zero_words(); 8];
+        for j in 0..8 {
+            w[j] = self.xor(self.quads(&vectors[1 + 8 * g + j], part), flip);
         }
+        let scale = self.halves(&vectors[0].as_chunks().0[g], part);
+        Codes { w, scale, minimum: scale }
     }
 
     #[inline(always)]
-    fn q6_k<const N: usize>(
-        self,
-        part: usize,
-        d: &[u8; q6_k::PAIR_0],
-        w: &[u8; q6_k::PAIR_BYTES],
-        x: Words,
-        acc: &mut [R::Float; N],
-    ) {
+    fn q6_k(self, part: usize, head: &[u8; 64], pair: &[u8; q6_k::PAIR_BYTES], g: usize) -> Codes6<R> {
+        let vectors = pair.as_chunks::<64>().0;
+        let group = &vectors[1 + 6 * g..][..6];
+        let mut w = nibbles(self, &group[2..], part);
         let high = self.splat_byte(0x30);
-        let d = self.floats(d, part);
-        let vectors = w.as_chunks::<64>().0;
-        let subs = vectors[0].as_chunks::<16>().0;
-        for g in 0..2 {
-            let group = &vectors[1 + 6 * g..][..6];
-            let mut w = nibbles(self, &group[2..], part);
-            for h in 0..2 {
-                // Quad 4 h + j has its bits 4 and 5 in field j.
-                let hi = self.quads(&group[h], part);
-                let hi = [
-                    self.shift_left_2(self.shift_left_2(hi)),
-                    self.shift_left_2(hi),
-                    hi,
-                    self.shift_right_2(hi),
-                ];
-                for j in 0..4 {
-                    w[4 * h + j] = self.or(w[4 * h + j], self.and(hi[j], high));
-                }
+        for h in 0..2 {
+            // Quad 4 h + j has its bits 4 and 5 in field j.
+            let hi = self.quads(&group[h], part);
+            let left_2 = self.shift_left_2(hi);
+            let hi = [self.shift_left_2(left_2), left_2, hi, self.shift_right_2(hi)];
+            for j in 0..4 {
+                w[4 * h + j] = self.or(w[4 * h + j], self.and(hi[j], high));
             }
-            let subs = [self.signed(&subs[2 * g], part), self.signed(&subs[2 * g + 1], part)];
-            let pair = self.or(self.and(subs[0], self.splat_word(0xffff)), self.shift_words_left_16(subs[1]));
-            let offsets = self.mul_each_short(pair, self.splat_word(-32 & 0xffff | -32 << 16));
-            let subs = [self.to_f32(subs[0]), self.to_f32(subs[1])];
-            Codes6 { w, subs, offsets, d }.all(self, &x.group::<N>(g), acc);
         }
+        let subs = vectors[0].as_chunks::<16>().0;
+        let subs = [self.signed(&subs[2 * g], part), self.signed(&subs[2 * g + 1], part)];
+        let low = self.and(subs[0], self.splat_word(0xffff));
+        let pair = self.or(low, self.shift_words_left_16(subs[1]));
+        let rows = Rows6 {
+            subs: [self.to_f32(subs[0]), self.to_f32(subs[1])],
+            offsets: self.mul_each_short(pair, self.splat_word(-32 & 0xffff | -32 << 16)),
+            d: self.floats(head, part),
+        };
+        Codes6 { w, rows }
     }
 
     #[inline(always)]
-    fn k<const N: usize, const BYTES: usize>(
-        self,
-        part: usize,
-        d: &[u8; q4_k::PAIR_0],
-        w: &[u8; BYTES],
-        x: Words,
-        acc: &mut [R::Float; N],
-    ) {
-        let d = d.as_chunks().0;
-        let (d, dmin) = (self.halves(&d[0], part), self.halves(&d[1], part));
-        let vectors = w.as_chunks::<64>().0;
-        let scales = vectors[0].as_chunks::<16>().0;
-        for g in 0..2 {
-            let w = if BYTES == q5_k::PAIR_BYTES {
-                let group = &vectors[1 + 5 * g..][..5];
-                let mut w = nibbles(self, &group[1..], part);
-                // Bit j belongs to quad j, and goes to bit 4.
-                let high = self.splat_byte(0x10);
-                let hi = self.quads(&group[0], part);
-                let (mut left, mut right) = (hi, hi);
-                for j in 0..4 {
-                    w[4 + j] = self.or(w[4 + j], self.and(right, high));
-                    left = self.shift_left_1(left);
-                    w[3 - j] = self.or(w[3 - j], self.and(left, high));
-                    right = self.shift_right_1(right);
-                }
-                w
-            } else {
-                nibbles(self, &vectors[1 + 4 * g..][..4], part)
-            };
-            let scale = self.mul_floats(d, self.to_f32(self.unsigned(&scales[2 * g], part)));
-            let minimum = self.mul_floats(dmin, self.to_f32(self.unsigned(&scales[2 * g + 1], part)));
-            Codes { w, scale, offset: Offset::Minimum(minimum) }.all(self, &x.group::<N>(g), acc);
+    fn q4_k(self, part: usize, head: &[u8; 64], pair: &[u8; q4_k::PAIR_BYTES], g: usize) -> Codes<R, 0> {
+        let vectors = pair.as_chunks::<64>().0;
+        let [scale, minimum] = scale_and_minimum(self, part, head, &vectors[0], g);
+        Codes { w: nibbles(self, &vectors[1 + 4 * g..][..4], part), scale, minimum }
+    }
+
+    #[inline(always)]
+    fn q5_k(self, part: usize, head: &[u8; 64], pair: &[u8; q5_k::PAIR_BYTES], g: usize) -> Codes<R, 0> {
+        let vectors = pair.as_chunks::<64>().0;
+        let group = &vectors[1 + 5 * g..][..5];
+        let mut w = nibbles(self, &group[1..], part);
+        // Bit j belongs to quad j, and goes to bit 4.
+        let high = self.splat_byte(0x10);
+        let hi = self.quads(&group[0], part);
+        let (mut left, mut right) = (hi, hi);
+        for j in 0..4 {
+            w[4 + j] = self.or(w[4 + j], self.and(right, high));
+            left = self.shift_left_1(left);
+            w[3 - j] = self.or(w[3 - j], self.and(left, high));
+            right = self.shift_right_1(right);
         }
+        let [scale, minimum] = scale_and_minimum(self, part, head, &vectors[0], g);
+        Codes { w, scale, minimum }
     }
 }
