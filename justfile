@@ -105,4 +105,4 @@ golden:
     cargo test -p lfm-export --test golden_graphs
 
 # What CI runs.
-ci: fmt clippy doc deps test-all size
+ci: fmt clippy doc deps test-all size clippy-gpu test-gpu size-gpu

@@ -359,7 +359,7 @@ fn bench_reports() {
     );
 }
 
-#[cfg(feature = "profile")]
+#[cfg(feature = "measure")]
 mod profile {
     use super::*;
 

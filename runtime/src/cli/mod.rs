@@ -1,5 +1,6 @@
 //! The command line: one file for each command, and what they share.
 
+#[cfg(feature = "measure")]
 mod bench;
 mod chat;
 mod check;
@@ -11,7 +12,7 @@ mod logits;
 mod model;
 mod output;
 mod perplexity;
-#[cfg(feature = "profile")]
+#[cfg(feature = "measure")]
 mod profile;
 mod sampling;
 mod tokenize;
@@ -48,9 +49,10 @@ enum Command {
     /// Compare golden vectors, bit for bit
     Check(check::Options),
     /// Measure speed
+    #[cfg(feature = "measure")]
     Bench(bench::Options),
     /// Measure where the time goes, by operation and by layer
-    #[cfg(feature = "profile")]
+    #[cfg(feature = "measure")]
     Profile(profile::Options),
 }
 
@@ -96,8 +98,9 @@ fn run(command: Command) -> Result<Exit> {
         Command::Tokenize(options) => tokenize::run(&options),
         Command::Info(options) => info::run(&options),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "measure")]
         Command::Bench(options) => bench::run(&options),
-        #[cfg(feature = "profile")]
+        #[cfg(feature = "measure")]
         Command::Profile(options) => profile::run(&options),
     }
 }

@@ -120,19 +120,6 @@ fn write(tile: &[[f32; 16]], n: usize, first: usize, out: &mut Cols) {
     }
 }
 
-/// Calls `$body` with the constant `$T` equal to `$tokens`, 1..=`$most`, which is at most 8.
-macro_rules! with_tokens {
-    ($tokens:expr, $most:expr, $T:ident => $body:expr) => {
-        with_tokens!(@ $tokens, $most, $T => $body, 1 2 3 4 5 6 7 8)
-    };
-    (@ $tokens:expr, $most:expr, $T:ident => $body:expr, $($n:literal)*) => {
-        match $tokens {
-            $( $n if $n <= $most => { const $T: usize = $n; $body } )*
-            other => unreachable!("{other} tokens at once"),
-        }
-    };
-}
-
 /// Strips whose panels stay in L2 while all weights pass.
 const BATCH: usize = 4;
 
@@ -217,24 +204,20 @@ fn streams<I: Products, Q: Quant>(isa: I, row_blocks: [&[u8]; 2], words: &[i32])
 
 fn float<I: Floats, W: Dense>(isa: I, w: &Matrix, row_blocks: Range<usize>, x: &[f32], out: &mut Cols) {
     let (tokens, k) = (out.tokens(), w.k());
-    let parts = tokens.div_ceil(I::DENSE_TOKENS);
-    for part in 0..parts {
-        let first = tokens * part / parts;
-        let count = tokens * (part + 1) / parts - first;
-        let x = &x[first * k..(first + count) * k];
+    let mut first = 0;
+    while first < tokens {
+        let left = &x[first * k..];
         // Few tokens: several row-blocks, so that a chain's latency is spent on other chains.
-        match count {
-            1 => float_tokens::<I, W, 4, 1>(isa, w, row_blocks.clone(), x, first, out),
-            2 => float_tokens::<I, W, 2, 2>(isa, w, row_blocks.clone(), x, first, out),
-            3 => float_tokens::<I, W, 2, 3>(isa, w, row_blocks.clone(), x, first, out),
-            _ => with_tokens!(count, I::DENSE_TOKENS, T => {
-                float_tokens::<I, W, 1, T>(isa, w, row_blocks.clone(), x, first, out)
-            }),
-        }
+        first += match (tokens - first, I::DENSE_TOKENS) {
+            (8.., 8) => float_tokens::<I, W, 1, 8>(isa, w, row_blocks.clone(), left, first, out),
+            (6.., 6) => float_tokens::<I, W, 1, 6>(isa, w, row_blocks.clone(), left, first, out),
+            (4.., _) => float_tokens::<I, W, 1, 4>(isa, w, row_blocks.clone(), left, first, out),
+            _ => float_tokens::<I, W, 4, 1>(isa, w, row_blocks.clone(), left, first, out),
+        };
     }
 }
 
-/// All row-blocks, R at a time, for the T tokens `x` from token `first` on.
+/// All row-blocks, R at a time, for the first T tokens of `x`, which are token `first` and on of the output; gives T.
 fn float_tokens<I: Floats, W: Dense, const R: usize, const T: usize>(
     isa: I,
     w: &Matrix,
@@ -242,7 +225,8 @@ fn float_tokens<I: Floats, W: Dense, const R: usize, const T: usize>(
     x: &[f32],
     first: usize,
     out: &mut Cols,
-) {
+) -> usize {
+    let x = &x[..T * w.k()];
     let (start, count) = (row_blocks.start, row_blocks.len());
     let mut n = 0;
     while n + R <= count {
@@ -258,4 +242,5 @@ fn float_tokens<I: Floats, W: Dense, const R: usize, const T: usize>(
         isa.dense_tile::<W, 1, T>([w.row_block(start + n)], x, w.k(), &mut y);
         write(&y[0], n, first, out);
     }
+    T
 }

@@ -21,6 +21,7 @@ pub fn available() -> Vec<&'static dyn Kernels> {
     #[cfg(target_arch = "x86_64")]
     {
         tiers.extend(super::X86V3::detect().map(|tier| tier as &dyn Kernels));
+        #[cfg(feature = "avxvnni")]
         tiers.extend(super::AvxVnni::detect().map(|tier| tier as &dyn Kernels));
         tiers.extend(super::Avx512Vnni::detect().map(|tier| tier as &dyn Kernels));
     }

@@ -139,7 +139,7 @@ pub(super) fn strip<I: Dot, Q: Quant>(
             let Some((sums, others)) = rest.split_at_mut_checked(panel.tokens) else { return };
             rest = others;
             match panel.tokens {
-                1 => tile::<I, Q, 1>(isa, unpacked, &panel, chunk, &mut coming, sums),
+                1 => unreachable!("one token goes through `pair`, and more are cut evenly"),
                 2 => tile::<I, Q, 2>(isa, unpacked, &panel, chunk, &mut coming, sums),
                 3 => tile::<I, Q, 3>(isa, unpacked, &panel, chunk, &mut coming, sums),
                 4 => tile::<I, Q, 4>(isa, unpacked, &panel, chunk, &mut coming, sums),

@@ -1,5 +1,4 @@
 //! `x86-64-avx512vnni`: sixteen lanes are one register, `vpdpbusd` with broadcast activation quads.
-#![expect(clippy::needless_range_loop, reason = "indices say which lanes are meant")]
 
 use std::arch::x86_64::*;
 

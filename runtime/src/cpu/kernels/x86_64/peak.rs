@@ -5,7 +5,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::{Avx512Vnni, AvxVnni, X86V3};
+#[cfg(feature = "avxvnni")]
+use super::AvxVnni;
+use super::{Avx512Vnni, X86V3};
 use crate::cpu::kernels::Kernels;
 
 /// Does `rounds` rounds of the densest int8 products of the tier called `isa`, and says how many multiply-adds these
@@ -15,6 +17,7 @@ pub(crate) fn dots(isa: &str, rounds: u32) -> Option<u64> {
         // SAFETY: the tier was detected, so the CPU has AVX-512 VNNI.
         return Some(unsafe { vnni512(rounds) });
     }
+    #[cfg(feature = "avxvnni")]
     if AvxVnni::detect().is_some_and(|tier| tier.name() == isa) {
         // SAFETY: the tier was detected, so the CPU has AVX-VNNI.
         return Some(unsafe { vnni256(rounds) });
@@ -44,6 +47,7 @@ fn vnni512(rounds: u32) -> u64 {
 }
 
 /// The same with registers of half the size.
+#[cfg(feature = "avxvnni")]
 #[target_feature(enable = "avx2,avxvnni")]
 fn vnni256(rounds: u32) -> u64 {
     const CHAINS: usize = 12;
@@ -141,6 +145,7 @@ mod tests {
         if X86V3::detect().is_some() {
             assert_eq!(dots("x86-64-v3", 10), Some(10 * 4 * 4 * 32));
         }
+        #[cfg(feature = "avxvnni")]
         if AvxVnni::detect().is_some() {
             assert_eq!(dots("x86-64-avxvnni", 10), Some(10 * 12 * 32));
         }
