@@ -277,7 +277,8 @@ fn extreme_shapes() {
         ("narrow layers", Tiny { dense_width: 1, expert_width: 1, experts: 1, top_k: 1, ..moe.clone() }, 64),
         ("one tap", Tiny { taps: 1, conv_bias: true, ..moe.clone() }, 64),
         ("a long filter", Tiny { taps: 3000, ..moe.clone() }, 64),
-        ("wide heads", Tiny { head_dim: 3000, ..attention.clone() }, 64),
+        ("wide heads", Tiny { head_dim: 256, ..attention.clone() }, 64),
+        ("too wide heads", Tiny { head_dim: 3000, ..attention.clone() }, 64),
         ("many heads", Tiny { heads: 3000, kv_heads: 1000, head_dim: 2, ..attention.clone() }, 64),
         ("a group of many heads", Tiny { heads: 3000, kv_heads: 1, head_dim: 2, ..attention.clone() }, 64),
         ("a window of one", Tiny { window: Some(1), ..attention.clone() }, 64),
@@ -299,7 +300,7 @@ fn extreme_shapes() {
         // 128 GiB of keys and values: more than most machines give, and no reason to end the program.
         (
             "a cache larger than memory",
-            Tiny { hidden: 2, head_dim: 16384, heads: 1, kv_heads: 1, ..attention },
+            Tiny { hidden: 2, head_dim: 256, heads: 64, kv_heads: 64, ..attention },
             1 << 20,
         ),
     ];
@@ -326,7 +327,8 @@ fn extreme_shapes() {
                     None => {}
                     Some(Error::Token { .. } | Error::ContextFull { .. })
                         if tiny.vocab < 5 || context == 1 => {}
-                    Some(Error::Unsound { section: "graph", .. }) if tiny.experts > 1024 => {}
+                    Some(Error::Unsound { section: "graph", .. })
+                        if tiny.experts > 1024 || tiny.head_dim > 256 => {}
                     Some(error) => panic!("{what}, {recipe}: {error}"),
                 }
             }
