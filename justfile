@@ -56,7 +56,7 @@ demo *ARGS:
 
 # Speed of each kernel: `just bench`, `just bench matvec/q4_0`. Reports in target/criterion.
 bench *FILTER:
-    cargo bench --locked -p lfm-runtime --bench kernels -- {{FILTER}}
+    cargo bench --locked -p lfm-kernels --bench kernels -- {{FILTER}}
 
 # Our speed and llama.cpp's on one GGUF file, measured alternately (tests/peer; needs `pip install llama-cpp-python`).
 bench-peer FILE *ARGS:
@@ -80,6 +80,7 @@ deps:
         if [ -n "$found" ]; then echo "error: $what must not depend on: $found" >&2; exit 1; fi
     }
     tree -p lfm-graphs  | forbid lfm-graphs 'burn|^lfm-(model|export|runtime)$|^onnx|^tokenizers$|^clap$'
+    tree -p lfm-kernels | forbid lfm-kernels 'burn|^lfm-(model|export|runtime)$|^onnx|^clap$|-sys$'
     tree -p lfm-runtime | forbid lfm-runtime 'burn|^lfm-(model|export)$|^onnx|^tokio$|^cubecl|-sys$'
     tree -p lfm-runtime --no-default-features | forbid 'lean lfm-runtime' 'burn|^lfm-(model|export)$|^tokenizers$|^minijinja$|^wgpu$|^tokio$|-sys$'
     tree -p lfm-model   | forbid lfm-model '^lfm-(graphs|export|runtime)$'

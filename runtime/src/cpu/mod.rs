@@ -1,4 +1,5 @@
 //! Execution on the CPU.
 
-pub mod kernels;
 pub mod pool;
+
+pub use lfm_kernels as kernels;

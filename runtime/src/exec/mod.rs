@@ -48,12 +48,6 @@ pub(crate) struct Lap {
     pub(crate) sections: u64,
 }
 
-impl std::fmt::Debug for dyn Kernels {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// Which experts one layer chose for one position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {

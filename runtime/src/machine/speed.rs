@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
 
+use crate::cpu::kernels;
 use crate::cpu::pool::Pool;
 
 /// Largest buffer that is read, in bytes: several times as large as caches.
@@ -110,14 +111,7 @@ fn fastest(time: Duration, mut run: impl FnMut()) -> f64 {
 
 /// Does the multiply-adds of `rounds` rounds, and says how many these are.
 fn dots(isa: &str, rounds: u32) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    let best = crate::cpu::kernels::dots(isa, rounds);
-    #[cfg(not(target_arch = "x86_64"))]
-    let best = {
-        let _ = isa;
-        None
-    };
-    best.unwrap_or_else(|| portable_dots(rounds))
+    kernels::peak::dots(isa, rounds).unwrap_or_else(|| portable_dots(rounds))
 }
 
 /// Plain loops, as the compiler turns them into instructions.
@@ -138,8 +132,7 @@ fn portable_dots(rounds: u32) -> u64 {
 
 /// A number that depends on all of `bytes` but for a few at the ends. Only memory limits how fast it is computed.
 fn sum(bytes: &[u8]) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(sum) = crate::cpu::kernels::read(bytes) {
+    if let Some(sum) = kernels::peak::read(bytes) {
         return sum as u64;
     }
     let mut sums = [0u64; 8];
@@ -154,7 +147,6 @@ fn sum(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::kernels;
 
     #[test]
     fn every_tier_has_a_limit() {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use lfm_graphs::weights::Format;
 use lfm_graphs::weights::layout::packed_bytes;
-use lfm_runtime::cpu::kernels::{
+use lfm_kernels::{
     Attention, Cache, Cols, Input, Kernels, Matrix, Panels, PanelsMut, available, by_name, words_needed,
 };
 

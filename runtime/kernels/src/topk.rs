@@ -1,7 +1,5 @@
 //! The router's choice: the largest scores.
 
-use crate::few;
-
 /// The indices of the `chosen.len()` largest of `scores`, in ascending index; of equal scores the lower index wins.
 ///
 /// NaN counts as smaller than everything.
@@ -24,7 +22,10 @@ pub fn top_k(scores: &[f32], chosen: &mut [u32]) {
             chosen[place] = i;
         }
     }
-    few::sort(chosen, |a, b| a < b);
+    for sorted in 1..chosen.len() {
+        let place = chosen[..sorted].iter().position(|other| *other > chosen[sorted]).unwrap_or(sorted);
+        chosen[place..=sorted].rotate_right(1);
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::arch::x86_64::{__m256, __m256i, _MM_HINT_T0, _mm_prefetch};
 use lfm_graphs::weights::layout::{q4_0, q4_k, q5_k, q6_k, q8_0};
 
 use super::X86V3;
-use crate::cpu::kernels::quant::{Dot, Group, Unpacked, Weights};
+use crate::quant::{Dot, Group, Unpacked, Weights};
 
 impl X86V3 {
     /// `acc` and the link `isum * (scale * x_scale)`; the scale of the activations as bits.
@@ -105,7 +105,7 @@ impl X86V3 {
 /// most 16 * 15 * 127 = 30480 and 8 * 31 * 127 = 31496. Nibbles are 8 too large if OFFSET is 8; if it is 0, what stands
 /// for a weight is its code times its scale, less its minimum.
 #[derive(Clone, Copy)]
-pub(in crate::cpu::kernels) struct Codes<const BITS: u8, const OFFSET: u8> {
+pub(crate) struct Codes<const BITS: u8, const OFFSET: u8> {
     w: [__m256i; 8],
     scale: __m256,
     /// Where OFFSET is 0.
@@ -162,7 +162,7 @@ impl<const BITS: u8, const OFFSET: u8> Weights<X86V3> for Codes<BITS, OFFSET> {
 /// Signed bytes: |w| <= 128 times x with w's sign, |x| <= 127: a pair is at most 32512, and every pair is widened at
 /// once. x is never -128, so changing its sign is exact.
 #[derive(Clone, Copy)]
-pub(in crate::cpu::kernels) struct Bytes {
+pub(crate) struct Bytes {
     w: [__m256i; 8],
     scale: __m256,
 }
@@ -207,7 +207,7 @@ impl Weights<X86V3> for Bytes {
 /// Six-bit codes, 32 too large: one i16 lane sums 4 products (two quads), at most 4 * 63 * 127 = 32004; `vpmaddwd` then
 /// multiplies by the sub-scale while it widens.
 #[derive(Clone, Copy)]
-pub(in crate::cpu::kernels) struct Codes6 {
+pub(crate) struct Codes6 {
     w: [__m256i; 8],
     d: __m256,
     /// Sub-scales of both halves of the group, i16, each twice in its lane.

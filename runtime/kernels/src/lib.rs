@@ -36,6 +36,7 @@ mod math;
 mod matrix;
 mod ops;
 mod panels;
+pub mod peak;
 mod portable;
 mod quant;
 #[cfg(test)]
@@ -58,8 +59,6 @@ pub use tiers::{UnknownTier, available, best, by_name};
 pub use topk::top_k;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{Avx512Vnni, AvxVnni, X86V3};
-#[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{dots, read};
 
 /// The kernels of one tier. The default of every method is its definition.
 ///
@@ -170,5 +169,11 @@ pub trait Kernels: Send + Sync {
     /// ```
     fn attention(&self, attention: &Attention, out: &mut Cols) {
         body::attention::attention(Portable, attention, out);
+    }
+}
+
+impl std::fmt::Debug for dyn Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }

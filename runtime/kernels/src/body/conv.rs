@@ -3,9 +3,9 @@
 use lfm_graphs::weights::Format;
 use lfm_graphs::weights::layout::ROWS;
 
-use crate::cpu::kernels::cols::Cols;
-use crate::cpu::kernels::lanes::{Lanes, load_part, store_part};
-use crate::cpu::kernels::ops::ConvGate;
+use crate::cols::Cols;
+use crate::lanes::{Lanes, load_part, store_part};
+use crate::ops::ConvGate;
 
 #[inline(always)]
 pub(crate) fn conv_gate<I: Lanes>(isa: I, conv: &ConvGate, window: &mut Cols, out: &mut Cols) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use lfm_graphs::weights::Format;
 use lfm_graphs::weights::layout::packed_bytes;
-use lfm_runtime::cpu::kernels::{
+use lfm_kernels::{
     Attention, Cache, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut, available, key_elements,
     words_needed,
 };

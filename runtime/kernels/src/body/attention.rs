@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use crate::cpu::kernels::cols::Cols;
-use crate::cpu::kernels::lanes::{Lanes, load_part, store_part};
-use crate::cpu::kernels::math;
-use crate::cpu::kernels::ops::{Attention, Cache, MAX_HEAD, key_elements};
+use crate::cols::Cols;
+use crate::lanes::{Lanes, load_part, store_part};
+use crate::math;
+use crate::ops::{Attention, Cache, MAX_HEAD, key_elements};
 
 /// Positions in a tile; tiles begin at its multiples.
 const TILE: usize = 64;

@@ -1,6 +1,6 @@
 //! Products with f32 and f16 weights: activations stay f32, one fma chain per output element, k ascending.
 
-use crate::cpu::kernels::lanes::Lanes;
+use crate::lanes::Lanes;
 
 /// A float weight format: one block is 16 rows of one k.
 pub(crate) trait Dense {

@@ -1,8 +1,8 @@
 //! Element-wise kernels, RMS norm, rotary embedding, f16 conversion.
 
-use crate::cpu::kernels::half;
-use crate::cpu::kernels::lanes::{Lanes, load_part, store_part};
-use crate::cpu::kernels::math;
+use crate::half;
+use crate::lanes::{Lanes, load_part, store_part};
+use crate::math;
 
 /// `out[i] = value` where the value is computed from the vectors at i of the named slices.
 macro_rules! map {

@@ -8,7 +8,7 @@ use std::hint::black_box;
 #[cfg(feature = "avxvnni")]
 use super::AvxVnni;
 use super::{Avx512Vnni, X86V3};
-use crate::cpu::kernels::Kernels;
+use crate::Kernels;
 
 /// Does `rounds` rounds of the densest int8 products of the tier called `isa`, and says how many multiply-adds these
 /// were; `None` if this CPU has no such tier.

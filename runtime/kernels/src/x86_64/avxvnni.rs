@@ -5,11 +5,11 @@ use std::sync::OnceLock;
 
 use super::X86V3;
 use super::vnni::{Load, Registers};
-use crate::cpu::kernels::driver;
-use crate::cpu::kernels::quant::{Dot, Quant};
-use crate::cpu::kernels::tier::{implement_kernels, implement_products, intrinsics};
-use crate::cpu::kernels::tile::{self, Strip};
-use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
+use crate::driver;
+use crate::quant::{Dot, Quant};
+use crate::tier::{implement_kernels, implement_products, intrinsics};
+use crate::tile::{self, Strip};
+use crate::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX-VNNI besides AVX2, FMA and F16C. Having one proves that this CPU does.
 #[derive(Clone, Copy, Debug)]

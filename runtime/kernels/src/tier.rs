@@ -4,7 +4,7 @@
 /// `Dot`. `$floats` is the token, or a field of it, that implements `Floats`.
 macro_rules! implement_products {
     ($token:ident, $features:literal, $floats:ty, $isa:ident => $of:expr) => {
-        impl $crate::cpu::kernels::driver::Products for $token {
+        impl $crate::driver::Products for $token {
             type Floats = $floats;
 
             #[inline]
@@ -71,7 +71,7 @@ macro_rules! implement_products {
 /// `Lanes`.
 macro_rules! implement_floats {
     ($token:ident, $features:literal) => {
-        impl $crate::cpu::kernels::driver::Floats for $token {
+        impl $crate::driver::Floats for $token {
             #[inline]
             fn dense_tile<W: Dense, const R: usize, const T: usize>(
                 self,
@@ -120,7 +120,7 @@ macro_rules! implement_kernels {
                 driver::matmul2(*self, w, row_blocks, x, out);
             }
 
-            $crate::cpu::kernels::tier::$how! { $token $(, $features)?;
+            $crate::tier::$how! { $token $(, $features)?;
                 quantize::quantize(x: &[f32], panels: &mut PanelsMut);
                 vector::exp(x: &[f32], out: &mut [f32]);
                 vector::sigmoid(x: &[f32], out: &mut [f32]);
@@ -166,10 +166,10 @@ macro_rules! pass_on {
 /// of a trait, which are followed by the trait's associated items.
 macro_rules! intrinsics {
     ($token:ident; $($methods:tt)*) => {
-        impl $token { $crate::cpu::kernels::tier::intrinsics! { @ pub(super) $($methods)* } }
+        impl $token { $crate::tier::intrinsics! { @ pub(super) $($methods)* } }
     };
     ($trait:ident for $token:ident; $($methods:tt)*) => {
-        impl $trait for $token { $crate::cpu::kernels::tier::intrinsics! { @ $($methods)* } }
+        impl $trait for $token { $crate::tier::intrinsics! { @ $($methods)* } }
     };
     (@ $visibility:vis $( $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $intrinsic:expr; )*) => { $(
         #[inline(always)]

@@ -1,9 +1,9 @@
-//! Activation quantisation into panels: the formula and the layout are in [`crate::cpu::kernels::panels`].
+//! Activation quantisation into panels: the formula and the layout are in [`crate::panels`].
 
 use lfm_graphs::weights::layout::GROUP;
 
-use crate::cpu::kernels::lanes::{Lanes, load_part};
-use crate::cpu::kernels::panels::{PanelsMut, TINY, WORDS};
+use crate::lanes::{Lanes, load_part};
+use crate::panels::{PanelsMut, TINY, WORDS};
 
 #[inline(always)]
 pub(crate) fn quantize<I: Lanes>(isa: I, x: &[f32], panels: &mut PanelsMut) {

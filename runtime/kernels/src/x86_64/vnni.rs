@@ -5,10 +5,10 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use lfm_graphs::weights::layout::{q4_0, q4_k, q5_k, q6_k, q8_0};
 
-use crate::cpu::kernels::quant::{Dot, Group, Unpacked, Weights};
+use crate::quant::{Dot, Group, Unpacked, Weights};
 
 /// A tier whose registers hold 16 / PARTS words. Implemented by tier tokens, whose existence proves CPU support.
-pub(in crate::cpu::kernels) trait Registers: Load {
+pub(crate) trait Registers: Load {
     fn zero_words(self) -> Self::Int;
     fn splat_byte(self, x: i8) -> Self::Int;
     fn splat_word(self, x: i32) -> Self::Int;
@@ -40,7 +40,7 @@ pub(in crate::cpu::kernels) trait Registers: Load {
 }
 
 /// What [`Registers`] hold, and how it gets there. `part` is which of the PARTS of 16 rows.
-pub(in crate::cpu::kernels) trait Load: Copy {
+pub(crate) trait Load: Copy {
     type Int: Copy;
     type Float: Copy;
     const PARTS: usize;
@@ -62,7 +62,7 @@ pub(in crate::cpu::kernels) trait Load: Copy {
 /// One group of weights, quad j in `w[j]`, as unsigned bytes that are OFFSET (8 or 128) more than the integers they stand
 /// for; 0: what stands for a weight is its code times its scale, less its minimum.
 #[derive(Clone, Copy)]
-pub(in crate::cpu::kernels) struct Codes<R: Registers, const OFFSET: u8> {
+pub(crate) struct Codes<R: Registers, const OFFSET: u8> {
     w: [R::Int; 8],
     scale: R::Float,
     /// Where OFFSET is 0.
@@ -156,7 +156,7 @@ impl<R: Registers, const OFFSET: u8> Weights<R> for Codes<R, OFFSET> {
 
 /// One group of q6_k weights, quad j in `w[j]`, 32 too large.
 #[derive(Clone, Copy)]
-pub(in crate::cpu::kernels) struct Codes6<R: Registers> {
+pub(crate) struct Codes6<R: Registers> {
     w: [R::Int; 8],
     rows: Rows6<R>,
 }

@@ -2,14 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::kernels::body::dense::{self, Dense};
-use crate::cpu::kernels::body::{attention, conv, quantize, vector};
-use crate::cpu::kernels::driver;
-use crate::cpu::kernels::lanes::Lanes;
-use crate::cpu::kernels::quant::Quant;
-use crate::cpu::kernels::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
-use crate::cpu::kernels::tile::{self, Strip};
-use crate::cpu::kernels::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
+use crate::body::dense::{self, Dense};
+use crate::body::{attention, conv, quantize, vector};
+use crate::driver;
+use crate::lanes::Lanes;
+use crate::quant::Quant;
+use crate::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
+use crate::tile::{self, Strip};
+use crate::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX2, FMA and F16C. Having one proves that this CPU does.
 #[derive(Clone, Copy, Debug)]
