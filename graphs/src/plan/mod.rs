@@ -21,11 +21,14 @@
 //! `Reshape` has no buffer: its result is its argument's. Next contents of states have none either: they are
 //! written into the states. Rows are `chunk` tokens, after `LastRow` [`head_rows`](Plan::head_rows) of them.
 //!
+//! A run whose experts do not all fit into memory keeps the same plan but for the weights: see [`memory`].
+//!
 //! [`plan()`] makes a plan, [`verify_plan`] proves one by recomputing from the graph what it must say, and
 //! [`Places`] finds the bytes of a value in it.
 
 mod arena;
 mod make;
+pub mod memory;
 mod needs;
 mod places;
 mod scratch;

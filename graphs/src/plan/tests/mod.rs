@@ -3,6 +3,7 @@
 mod budget;
 mod lives;
 mod mutations;
+mod paging;
 mod random;
 
 use super::*;
