@@ -24,6 +24,21 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file is not what was opened.
+    #[error(
+        "{} was {} while it was in use: it had {was} bytes when it was opened and has {now} now; nothing computed since \
+         counts, open it again",
+        path.display(),
+        if now < was { "cut" } else { "changed" }
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes when it was opened.
+        was: u64,
+        /// Bytes now.
+        now: u64,
+    },
     /// The file is no sound bundle.
     #[error("{} is not a sound bundle", path.display())]
     Bundle {

@@ -226,18 +226,22 @@ impl Session {
         &mut self,
         chunk: &[u32],
         wanted: Range<usize>,
-        sink: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
+        mut sink: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let (program, weights) = (self.model.program(), self.model.weights());
+        let model = &self.model;
+        let (program, weights) = (model.program(), model.weights());
+        model.check_file()?;
+        let sink = |rows, logits: &[f32]| model.check_file().and_then(|()| sink(rows, logits));
         match &mut self.engine {
             Engine::Cpu(cpu) => {
                 let Cpu { executor, states } = cpu.as_mut();
                 executor.body(program, weights, states, chunk)?;
-                executor.tail(program, weights, states, wanted, sink)
+                executor.tail(program, weights, states, wanted, sink)?;
             }
             #[cfg(feature = "wgpu")]
-            Engine::Gpu(gpu) => gpu.pass(weights, chunk, wanted, sink),
+            Engine::Gpu(gpu) => gpu.pass(weights, chunk, wanted, sink)?,
         }
+        model.check_file()
     }
 
     /// Takes one token in and gives the logits after it, `[vocab]`. Does not allocate.

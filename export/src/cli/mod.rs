@@ -47,6 +47,8 @@ pub(crate) type Outcome = Result<Exit, Box<dyn Error>>;
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Without it, a bundle that is cut while it is read ends the program, and nothing else is lost.
+    let _ = lfm_runtime::model::handle_bus_errors();
     let outcome = match cli.command {
         Command::Demo(options) => demo::run(&options),
         Command::Export(options) => export::run(&options),

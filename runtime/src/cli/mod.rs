@@ -78,6 +78,8 @@ pub(crate) fn main() -> ExitCode {
             return if message.use_stderr() { ExitCode::from(COULD_NOT_RUN) } else { ExitCode::SUCCESS };
         }
     };
+    // Without it, a bundle that is cut in the middle of a pass ends the program, and nothing else is lost.
+    let _ = lfm_runtime::model::handle_bus_errors();
     match run(arguments.command) {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),

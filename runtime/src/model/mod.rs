@@ -1,5 +1,7 @@
 //! Opening a bundle: everything is checked before anything is used.
 
+#[cfg(target_os = "linux")]
+mod bus;
 mod generation;
 mod map;
 #[cfg(feature = "text")]
@@ -21,9 +23,25 @@ pub use generation::GenerationDefaults;
 use crate::error::{Error, Result};
 use crate::exec::{Program, compile};
 use crate::session::{Options, Session};
+use map::Mapped;
 
 /// How many broken rules a message lists.
 const FAULTS: usize = 5;
+
+/// Handles bus errors in the mapped files of models from now on: a file that is cut in the middle of a pass gives an
+/// error in place of the end of the program. All other bus errors go to whoever handled them before.
+///
+/// A process has one handler for a signal, so this is for programs to call, not for libraries. Without it a file is
+/// still compared with what was opened, before and after each pass.
+///
+/// # Errors
+/// When the system refuses, or is not Linux.
+pub fn handle_bus_errors() -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return bus::handle_bus_errors();
+    #[cfg(not(target_os = "linux"))]
+    return Err(std::io::ErrorKind::Unsupported.into());
+}
 
 /// An opened bundle: verified graph and plan, and the mapped weights. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,7 +52,7 @@ pub struct Model {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    map: Mmap,
+    map: Mapped,
     weights: Range<usize>,
     /// The weights once more, if they were copied.
     copy: Option<Mmap>,
@@ -59,10 +77,11 @@ impl Model {
         if cfg!(target_endian = "big") {
             return Err(Error::Argument("bundles are little-endian, and this machine is big-endian".into()));
         }
-        let map = map::map(&path)?;
+        let map = Mapped::open(&path)?;
         let unsound = |source| Error::Bundle { path: path.clone(), source };
         let faults = |section, faults: Vec<String>| Error::Unsound { path: path.clone(), section, faults };
-        let bundle = Bundle::parse(&map).map_err(unsound)?;
+        // What a cut has made of it is no fault of the bundle.
+        let bundle = Bundle::parse(&map).or_else(|error| map.check().and(Err(unsound(error))))?;
         let manifest = bundle.manifest().map_err(unsound)?;
 
         let text = bundle.text(Kind::Graph).map_err(unsound)?;
@@ -98,6 +117,7 @@ impl Model {
         let table = bundle.sections().to_vec();
         let id = bundle.id().to_hex().to_string();
         let copy = None;
+        map.check()?;
         let inner =
             Inner { path, weights, copy, table, sections, graph, plan, target, manifest, program, id, map };
         Ok(Model { inner: Arc::new(inner) })
@@ -113,7 +133,7 @@ impl Model {
     pub fn with_huge_pages(self, threads: usize) -> Result<Model> {
         let mut inner = Arc::try_unwrap(self.inner)
             .map_err(|_| Error::Argument("the model is in use, expected to copy its weights first".into()))?;
-        inner.copy = Some(map::copy(&inner.path, &inner.map, inner.weights.clone(), threads)?);
+        inner.copy = Some(map::copy(&inner.map, inner.weights.clone(), threads)?);
         Ok(Model { inner: Arc::new(inner) })
     }
 
@@ -186,7 +206,9 @@ impl Model {
     /// When their section is malformed.
     pub fn golden(&self) -> Result<Option<Golden>> {
         let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
-        Bundle::parse(&self.inner.map).and_then(|bundle| bundle.golden()).map_err(unsound)
+        let golden = Bundle::parse(&self.inner.map).and_then(|bundle| bundle.golden());
+        self.inner.map.check()?;
+        golden.map_err(unsound)
     }
 
     /// Compares the weights with their hash. `progress` gets bytes done and bytes in all.
@@ -195,13 +217,18 @@ impl Model {
     /// When they differ.
     pub fn verify_weights(&self, progress: impl FnMut(u64, u64)) -> Result<()> {
         let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
-        Bundle::parse(&self.inner.map)
-            .and_then(|bundle| bundle.verify_weights_with(progress))
-            .map_err(unsound)
+        let verified = Bundle::parse(&self.inner.map).and_then(|bundle| bundle.verify_weights_with(progress));
+        self.inner.map.check()?;
+        verified.map_err(unsound)
     }
 
     pub(crate) fn program(&self) -> &Program {
         &self.inner.program
+    }
+
+    /// An error if the file of the weights was cut or written to since it was opened.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        if self.inner.copy.is_some() { Ok(()) } else { self.inner.map.check() }
     }
 
     pub(crate) fn weights(&self) -> &[u8] {
