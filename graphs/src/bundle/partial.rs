@@ -1,6 +1,9 @@
 //! A file under a temporary name: renamed onto its final path when complete, removed otherwise.
+//!
+//! A process that is killed cannot remove its file. On Unix the file is locked for as long as it is written, and the system
+//! ends the lock with the process, so the next one that writes to the folder can tell such files and removes them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -10,6 +13,9 @@ use super::error::WriteError;
 
 /// Tells apart the temporary files of one process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// What the names of temporary files begin with. They end in two numbers: no bundle's name does.
+const PREFIX: &str = ".lfmb.partial-";
 
 /// How often a name that another process left behind is passed over.
 const MAX_ATTEMPTS: u32 = 1000;
@@ -40,21 +46,28 @@ impl Partial {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             Some(_) | None => Path::new("."),
         };
+        sweep(folder);
         let mut attempts = 0;
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!(".lfmb.partial-{}-{number}", process::id()));
+            let path = folder.join(format!("{PREFIX}{}-{number}", process::id()));
             match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Self { path, destination: destination.to_owned(), file: Some(file) }),
+                Ok(file) if is_held(&file, &path) => {
+                    return Ok(Self { path, destination: destination.to_owned(), file: Some(file) });
+                }
+                Ok(_) if attempts < MAX_ATTEMPTS => attempts += 1,
+                Ok(_) => return Self::refused(folder, ErrorKind::WouldBlock.into()),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && attempts < MAX_ATTEMPTS => {
                     attempts += 1;
                 }
-                Err(source) => {
-                    let action = "create a temporary file in".to_owned();
-                    return Err(WriteError::Io { action, path: folder.to_owned(), source });
-                }
+                Err(source) => return Self::refused(folder, source),
             }
         }
+    }
+
+    fn refused(folder: &Path, source: io::Error) -> Result<Self, WriteError> {
+        let action = "create a temporary file in".to_owned();
+        Err(WriteError::Io { action, path: folder.to_owned(), source })
     }
 
     /// Where the file is until it is published.
@@ -123,6 +136,47 @@ impl Drop for Partial {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Locks a file that was just created; false where another process took it for one that was left behind and removed it.
+fn is_held(file: &File, path: &Path) -> bool {
+    if cfg!(not(unix)) {
+        // There a lock would keep readers out too.
+        return true;
+    }
+    match file.try_lock() {
+        Ok(()) => path.exists(),
+        Err(TryLockError::WouldBlock) => false,
+        // A file system without locks: nobody can take it for one that was left behind.
+        Err(TryLockError::Error(_)) => true,
+    }
+}
+
+/// Removes the temporary files in `folder` whose processes are gone. It is no matter if some stay.
+fn sweep(folder: &Path) {
+    if cfg!(not(unix)) {
+        return;
+    }
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(|numbers| {
+            numbers.split_once('-').is_some_and(|(process, number)| is_number(process) && is_number(number))
+        });
+        // A link or a pipe of that name is not ours, and opening one can take for ever.
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        if let Ok(file) = OpenOptions::new().write(true).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Makes a rename durable. File systems that can not sync a folder are no reason to fail: the bundle is there.

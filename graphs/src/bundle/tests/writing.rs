@@ -86,15 +86,20 @@ fn killed_before_publishing_leaves_no_final_file() {
 }
 
 #[test]
-fn names_that_a_killed_export_left_behind_are_passed_over() {
+fn names_that_are_in_use_are_passed_over() {
     let (folder, path) = destination();
-    let stale = |i| folder.path().join(format!(".lfmb.partial-{}-{i}", std::process::id()));
-    for i in 0..500 {
-        fs::write(stale(i), "stale").unwrap();
-    }
+    let name = |i| folder.path().join(format!(".lfmb.partial-{}-{i}", std::process::id()));
+    let used: Vec<_> = (0..300)
+        .map(|i| {
+            fs::write(name(i), "in use").unwrap();
+            let file = OpenOptions::new().write(true).open(name(i)).unwrap();
+            file.lock().unwrap();
+            file
+        })
+        .collect();
     drop(writer(&path).weights_writer(100).unwrap());
-    for i in 0..500 {
-        assert_eq!(fs::read(stale(i)).unwrap(), b"stale");
+    for i in 0..used.len() {
+        assert_eq!(fs::read(name(i)).unwrap(), b"in use");
     }
 }
 
@@ -198,6 +203,29 @@ fn destinations_that_can_not_work_are_refused_at_once() {
     assert!(message(&path.join("x.lfmb")).starts_with("cannot create a temporary file in DIR/model.lfmb: "));
     #[cfg(unix)]
     insta::assert_snapshot!(message(Path::new("/dev/null")), @"cannot write a bundle to /dev/null: it is a device or a pipe, expected a new or a regular file");
+}
+
+/// What a killed process left behind goes when the next one writes; what a living one writes, and anything else, stays.
+#[cfg(unix)]
+#[test]
+fn files_of_killed_processes_are_removed() {
+    let (folder, path) = destination();
+    let put = |name: &str| fs::write(folder.path().join(name), "x").unwrap();
+    for name in [".lfmb.partial-1-0", ".lfmb.partial-4294967295-17"] {
+        put(name);
+    }
+    let others = [".lfmb.partial-", ".lfmb.partial-1-x", ".lfmb.partial-7-7", "lfmb.partial-1-0"];
+    others.iter().for_each(|name| put(name));
+    let held = OpenOptions::new().write(true).open(folder.path().join(others[2])).unwrap();
+    held.lock().unwrap();
+    fs::create_dir(folder.path().join(".lfmb.partial-1-1")).unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.path().join(".lfmb.partial-1-2")).unwrap();
+    let first = writer(&path);
+    let second = writer(&path);
+    drop((first, second));
+    let mut left = [&others[..], &[".lfmb.partial-1-1", ".lfmb.partial-1-2"]].concat();
+    left.sort_unstable();
+    assert_eq!(list(folder.path()), left);
 }
 
 /// Root may write everywhere, so the folder is one that nobody may create files in.
