@@ -40,6 +40,8 @@ pub enum Isa {
     X86AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     X86Avx512Vnni,
+    /// AArch64, whose Advanced SIMD every such CPU has.
+    Aarch64Neon,
     /// AArch64 with `sdot`.
     Aarch64Dotprod,
     /// AArch64 with `smmla`.
@@ -50,11 +52,12 @@ pub enum Isa {
 
 impl Isa {
     /// Every tier.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Portable,
         Isa::X86V3,
         Isa::X86AvxVnni,
         Isa::X86Avx512Vnni,
+        Isa::Aarch64Neon,
         Isa::Aarch64Dotprod,
         Isa::Aarch64I8mm,
         Isa::Wgpu,
@@ -67,6 +70,7 @@ impl Isa {
             Isa::X86V3 => "x86-64-v3",
             Isa::X86AvxVnni => "x86-64-avxvnni",
             Isa::X86Avx512Vnni => "x86-64-avx512vnni",
+            Isa::Aarch64Neon => "aarch64-neon",
             Isa::Aarch64Dotprod => "aarch64-dotprod",
             Isa::Aarch64I8mm => "aarch64-i8mm",
             Isa::Wgpu => "wgpu",

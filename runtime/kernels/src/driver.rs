@@ -10,9 +10,9 @@ use super::cols::Cols;
 use super::lanes::Lanes;
 use super::matrix::Matrix;
 use super::ops::Input;
-use super::panels::Panels;
-use super::quant::{self, Dot, Quant};
-use super::tile::{self, STRIP, Strip};
+use super::panels::{PANEL, Panels};
+use super::quant::{self, Dot, Quant, Unpacked, Weights};
+use super::tile::{self, CHUNK, Chunk, Coming, STRIP, Sums};
 
 /// The entry points for quantised weights that a tier compiles with its CPU features.
 pub(super) trait Products: Dot {
@@ -21,14 +21,17 @@ pub(super) trait Products: Dot {
     fn floats(self) -> Self::Floats;
     /// How far, in bytes, to prefetch the two streams of one token's product on this CPU; 0: not at all.
     fn stream_ahead(self) -> usize;
+    /// [`tile::unpack`]
+    fn quant_unpack<Q: Quant>(self, row_block: &[u8], to: &mut [Unpacked; CHUNK]) -> usize;
     /// [`tile::strip`]
-    fn quant_strip<Q: Quant>(
+    fn quant_strip<W: Weights<Self>>(
         self,
-        row_blocks: [&[u8]; 2],
-        next: [&[u8]; 2],
+        unpacked: [&[Unpacked]; 2],
+        group: usize,
         x: &Panels,
         panels: Range<usize>,
-        strip: &mut Strip,
+        coming: &mut Coming,
+        sums: &mut Sums,
     );
     /// [`tile::pair`]
     fn quant_pair<Q: Quant>(self, row_blocks: [&[u8]; 2], x: &[i32], ahead: usize, out: &mut [[f32; 16]; 2]);
@@ -147,31 +150,71 @@ fn quantised<I: Products, Q: Quant>(
         }
         return;
     }
-    // Row-blocks outside: each is read from memory once, by the prefetches while the ones before are computed.
-    let mut strip = Strip::new();
-    let step = tile::at_once::<I>();
-    let count = row_blocks.len();
-    let at = |n: usize| w.row_block(row_blocks.start + n.min(count - 1));
+    let mut room = Room { unpacked: [[Unpacked::ZERO; CHUNK]; 2], sums: [[[0.0; 16]; 2]; STRIP * PANEL] };
+    let together = tile::together::<I>();
+    let at = |n: usize| w.row_block(row_blocks.start + n.min(row_blocks.len() - 1));
     let strips = x.panel_count().div_ceil(STRIP);
     let batches = strips.div_ceil(BATCH);
-    for batch in 0..batches {
-        let batch = strips * batch / batches..strips * (batch + 1) / batches;
-        for n in (0..count).step_by(step) {
-            let blocks = [at(n), at(n + 1)];
-            for s in batch.clone() {
-                let panels = x.panel_count() * s / strips..x.panel_count() * (s + 1) / strips;
-                let next = if s + 1 < batch.end { blocks } else { [at(n + step), at(n + step + 1)] };
+    for batch in (0..batches).map(|n| part_of(strips, n, batches)) {
+        for n in (0..row_blocks.len()).step_by(together) {
+            let now = [at(n), at(n + together - 1)];
+            for strip in batch.clone() {
+                let panels = part_of(x.panel_count(), strip, strips);
                 let first = x.panel(panels.start).first;
-                isa.quant_strip::<Q>(blocks, next, x, panels.clone(), &mut strip);
-                let tokens = x.panel(panels.end - 1).first + x.panel(panels.end - 1).tokens - first;
-                for (t, sums) in strip.sums()[..tokens].iter().enumerate() {
-                    for (rb, sums) in sums.iter().enumerate().take(step.min(count - n)) {
+                let then =
+                    if strip + 1 < batch.end { now } else { [at(n + together), at(n + 2 * together - 1)] };
+                let tokens = one_strip::<I, Q>(isa, now, then, x, panels, &mut room);
+                for (t, sums) in room.sums[..tokens].iter().enumerate() {
+                    for (rb, sums) in sums.iter().enumerate().take(together.min(row_blocks.len() - n)) {
                         write(std::slice::from_ref(sums), n + rb, first + t, out);
                     }
                 }
             }
         }
     }
+}
+
+/// Part `n` of `parts` of `all` things.
+fn part_of(all: usize, n: usize, parts: usize) -> Range<usize> {
+    all * n / parts..all * (n + 1) / parts
+}
+
+/// What [`one_strip`] works with.
+struct Room {
+    unpacked: Chunk,
+    sums: Sums,
+}
+
+/// The row-blocks `now` times some panels, into the sums of the room; `then` is what comes next. Says how many tokens
+/// these were.
+#[inline(never)]
+fn one_strip<I: Products, Q: Quant>(
+    isa: I,
+    now: [&[u8]; 2],
+    then: [&[u8]; 2],
+    x: &Panels,
+    panels: Range<usize>,
+    room: &mut Room,
+) -> usize {
+    let tokens: usize = panels.clone().map(|p| x.panel(p).tokens).sum();
+    room.sums[..tokens].fill([[0.0; 16]; 2]);
+    let bytes = CHUNK / Q::GROUPS * Q::BYTES;
+    let mut rest = now;
+    let mut group = 0;
+    while !rest[0].is_empty() {
+        let mut groups = 0;
+        for (bytes, unpacked) in rest.iter().zip(&mut room.unpacked).take(tile::together::<I>()) {
+            groups = isa.quant_unpack::<Q>(bytes, unpacked);
+        }
+        rest = rest.map(|rest| rest.get(bytes..).unwrap_or_default());
+        let coming = if rest[0].is_empty() { then } else { rest };
+        let coming = coming.map(|coming| &coming[..coming.len().min(bytes)]);
+        let mut coming = Coming::new(coming, groups * panels.len());
+        let unpacked = room.unpacked.each_ref().map(|unpacked| &unpacked[..groups]);
+        isa.quant_strip::<Q::Weights<I>>(unpacked, group, x, panels.clone(), &mut coming, &mut room.sums);
+        group += CHUNK;
+    }
+    tokens
 }
 
 /// One token, row-block n of both matrices together.

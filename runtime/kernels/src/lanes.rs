@@ -12,7 +12,7 @@ pub(super) trait Lanes: Copy {
     /// Tokens that one tile of a float matrix product computes together (1..=8): what registers hold.
     const DENSE_TOKENS: usize;
     /// Most queries that attention computes together, by what registers hold: 6 (with 4 vectors of keys or values),
-    /// 3 (with 2) or 1 (with 1).
+    /// 3 (with 2), 4 or 1 (with 1).
     const QUERIES: usize;
 
     fn splat(self, x: f32) -> Self::V;

@@ -18,7 +18,7 @@
 //!
 //! Kernels do not allocate, and have no state. They panic if the shapes of their operands disagree.
 #![cfg_attr(
-    not(target_arch = "x86_64"),
+    not(any(target_arch = "aarch64", target_arch = "x86_64")),
     allow(
         dead_code,
         unused_macros,
@@ -27,6 +27,8 @@
     )
 )]
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod body;
 mod cols;
 mod driver;
@@ -50,6 +52,8 @@ mod x86_64;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::{Dotprod, I8mm, Neon};
 pub use cols::Cols;
 pub use matrix::{Matrix, MatrixError};
 pub use ops::{Attention, Cache, ConvGate, Input, KEY_GROUP, MAX_HEAD, key_elements, put_key};

@@ -5,7 +5,9 @@
 pub fn dots(isa: &str, rounds: u32) -> Option<u64> {
     #[cfg(target_arch = "x86_64")]
     return super::x86_64::dots(isa, rounds);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    return super::aarch64::dots(isa, rounds);
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
     {
         let _ = (isa, rounds);
         None

@@ -4,6 +4,41 @@ use lfm_graphs::weights::layout::{q4_0, q4_k, q5_k, q6_k, q8_0};
 
 use super::panels::WORDS;
 
+/// Words of one group of one token of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct Token<'a> {
+    /// The 32 int8.
+    pub(super) q: &'a [i32; 8],
+    /// The bits of the f32 scale.
+    pub(super) scale: i32,
+    /// -8 * sum(q)
+    pub(super) correction: i32,
+    /// The i16 sums of both halves.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for codes that are unsigned"))]
+    pub(super) half_sums: i32,
+    /// The bits of the f32 scale * sum(q).
+    pub(super) scaled_sum: i32,
+}
+
+impl<'a> Token<'a> {
+    /// The tokens of one group of a panel of `tokens` tokens.
+    #[inline(always)]
+    pub(super) fn all(group: &'a [i32], tokens: usize) -> impl Iterator<Item = Token<'a>> {
+        let (q, rest) = group.split_at(8 * tokens);
+        let (scale, rest) = rest.split_at(tokens);
+        let (correction, rest) = rest.split_at(tokens);
+        let (half_sums, scaled_sum) = rest.split_at(tokens);
+        let fields = scale.iter().zip(correction).zip(half_sums.iter().zip(scaled_sum));
+        q.as_chunks().0.iter().zip(fields).map(|(q, ((scale, correction), (half_sums, scaled_sum)))| Token {
+            q,
+            scale: *scale,
+            correction: *correction,
+            half_sums: *half_sums,
+            scaled_sum: *scaled_sum,
+        })
+    }
+}
+
 /// Words of one group of a panel of N tokens.
 #[derive(Clone, Copy)]
 pub(super) struct Group<'a, const N: usize>(&'a [i32]);
@@ -15,34 +50,45 @@ impl<'a, const N: usize> Group<'a, N> {
         panel.chunks_exact(WORDS * N).map(Group)
     }
 
+    /// Token `t` but for its int8.
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn token(self, t: usize) -> Token<'a> {
+        Token {
+            q: &[0; 8],
+            scale: self.0[8 * N + t],
+            correction: self.0[9 * N + t],
+            half_sums: self.0[10 * N + t],
+            scaled_sum: self.0[11 * N + t],
+        }
+    }
+
     /// Word `j` of the int8 of token `t`.
     #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn q(self, t: usize, j: usize) -> i32 {
         self.0[8 * t + j]
     }
 
-    /// The bits of the f32 scale of token `t`.
+    /// Half `h` of the int8 of token `t`.
     #[inline(always)]
-    pub(super) fn scale(self, t: usize) -> i32 {
-        self.0[8 * N + t]
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn half(self, t: usize, h: usize) -> &'a [i32; 4] {
+        &self.0.as_chunks().0[2 * t + h]
     }
 
-    /// -8 * sum(q) of token `t`.
+    /// The bits of the f32 scales of all tokens.
     #[inline(always)]
-    pub(super) fn correction(self, t: usize) -> i32 {
-        self.0[9 * N + t]
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn scales(self) -> &'a [i32; N] {
+        &self.0.as_chunks().0[8]
     }
 
-    /// The i16 sums of both halves of token `t`.
+    /// The bits of the f32 scale * sum(q) of all tokens.
     #[inline(always)]
-    pub(super) fn half_sums(self, t: usize) -> i32 {
-        self.0[10 * N + t]
-    }
-
-    /// The bits of the f32 scale * sum(q) of token `t`.
-    #[inline(always)]
-    pub(super) fn scaled_sum(self, t: usize) -> i32 {
-        self.0[11 * N + t]
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn scaled_sums(self) -> &'a [i32; N] {
+        &self.0.as_chunks().0[11]
     }
 }
 
@@ -60,20 +106,29 @@ impl Unpacked {
 
 /// One group of weights of a part of 16 rows, in registers.
 pub(super) trait Weights<I: Dot>: Copy {
-    /// Advances the chains of N tokens by the links of this group.
-    fn advance<const N: usize>(&self, isa: I, x: Group<N>, acc: &mut [I::Acc; N]);
+    /// Advances the chains of one token by the links of this group.
+    fn link(&self, isa: I, x: Token, acc: I::Acc) -> I::Acc;
     /// Stores it.
     fn keep(&self, isa: I, part: usize, to: &mut Unpacked);
-    /// [`Weights::advance`] with two groups of weights that were stored, each with its part.
-    fn tile<const N: usize>(isa: I, kept: [(&Unpacked, usize); 2], x: Group<N>, acc: &mut [[I::Acc; N]; 2]);
+    /// Loads what was stored: for a tier without [`Dot::TILES`].
+    fn load(_: I, _: &Unpacked, _: usize) -> Self {
+        unreachable!("a tier with tiles")
+    }
+    /// [`Weights::link`] of N tokens with two groups that were stored, each with its part: for a tier with [`Dot::TILES`].
+    fn tile<const N: usize>(_: I, _: [(&Unpacked, usize); 2], _: Group<N>, _: &mut [[I::Acc; N]; 2]) {
+        unreachable!("a tier without tiles")
+    }
 }
 
 /// The integer dot products of a tier.
 pub(super) trait Dot: Copy {
     /// f32 accumulators of `16 / PARTS` rows of one token.
     type Acc: Copy;
-    /// Into how many parts a row-block's 16 rows are cut: 1 or 2.
+    /// Into how many parts a row-block's 16 rows are cut: 1, 2 or 4.
     const PARTS: usize;
+    /// Whether many tokens are computed in tiles of a panel and two parts, or else one by one with weights that were
+    /// stored: less code.
+    const TILES: bool;
     type Q4_0: Weights<Self>;
     type Q8_0: Weights<Self>;
     type Q6K: Weights<Self>;
@@ -85,6 +140,12 @@ pub(super) trait Dot: Copy {
     fn get(self, sums: &[f32; 16], part: usize) -> Self::Acc;
     /// The sums of part `part`, to their place among the 16 rows.
     fn put(self, acc: Self::Acc, part: usize, out: &mut [f32; 16]);
+    /// Sums of a tile: what follows [`Dot::get`] and precedes [`Dot::put`], for a tier that holds the rows of some tokens
+    /// in another order between the two.
+    #[inline(always)]
+    fn enter<const N: usize>(self, _: &mut [Self::Acc; N]) {}
+    #[inline(always)]
+    fn leave<const N: usize>(self, _: &mut [Self::Acc; N]) {}
     /// Asks for a cache line, which need not exist.
     fn prefetch(self, line: *const u8);
 

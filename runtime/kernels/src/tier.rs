@@ -19,27 +19,39 @@ macro_rules! implement_products {
             }
 
             #[inline]
-            fn quant_strip<Q: Quant>(
-                self,
-                row_blocks: [&[u8]; 2],
-                next: [&[u8]; 2],
-                x: &Panels,
-                panels: std::ops::Range<usize>,
-                strip: &mut Strip,
-            ) {
+            fn quant_unpack<Q: Quant>(self, row_block: &[u8], to: &mut [Unpacked; CHUNK]) -> usize {
                 #[target_feature(enable = $features)]
-                fn run<Q: Quant>(
-                    isa: $token,
-                    row_blocks: [&[u8]; 2],
-                    next: [&[u8]; 2],
-                    x: &Panels,
-                    panels: std::ops::Range<usize>,
-                    strip: &mut Strip,
-                ) {
-                    tile::strip::<$token, Q>(isa, row_blocks, next, x, panels, strip);
+                fn run<Q: Quant>(isa: $token, row_block: &[u8], to: &mut [Unpacked; CHUNK]) -> usize {
+                    tile::unpack::<$token, Q>(isa, row_block, to)
                 }
                 // SAFETY: the token exists, so the CPU has these features.
-                unsafe { run::<Q>(self, row_blocks, next, x, panels, strip) }
+                unsafe { run::<Q>(self, row_block, to) }
+            }
+
+            #[inline]
+            fn quant_strip<W: Weights<$token>>(
+                self,
+                unpacked: [&[Unpacked]; 2],
+                group: usize,
+                x: &Panels,
+                panels: std::ops::Range<usize>,
+                coming: &mut Coming,
+                sums: &mut Sums,
+            ) {
+                #[target_feature(enable = $features)]
+                fn run<W: Weights<$token>>(
+                    isa: $token,
+                    unpacked: [&[Unpacked]; 2],
+                    group: usize,
+                    x: &Panels,
+                    panels: std::ops::Range<usize>,
+                    coming: &mut Coming,
+                    sums: &mut Sums,
+                ) {
+                    tile::strip::<$token, W>(isa, unpacked, group, x, panels, coming, sums);
+                }
+                // SAFETY: the token exists, so the CPU has these features.
+                unsafe { run::<W>(self, unpacked, group, x, panels, coming, sums) }
             }
 
             #[inline]

@@ -25,6 +25,12 @@ pub fn available() -> Vec<&'static dyn Kernels> {
         tiers.extend(super::AvxVnni::detect().map(|tier| tier as &dyn Kernels));
         tiers.extend(super::Avx512Vnni::detect().map(|tier| tier as &dyn Kernels));
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        tiers.extend(super::Neon::detect().map(|tier| tier as &dyn Kernels));
+        tiers.extend(super::Dotprod::detect().map(|tier| tier as &dyn Kernels));
+        tiers.extend(super::I8mm::detect().map(|tier| tier as &dyn Kernels));
+    }
     tiers
 }
 

@@ -1,39 +1,22 @@
 //! The loops of quantised products: one token as two streams from memory, many tokens as tiles in caches.
 
-#![expect(clippy::needless_range_loop, reason = "indices say which token or part is meant")]
+#![expect(clippy::needless_range_loop, reason = "indices say which token or row-block is meant")]
 
 use std::ops::Range;
 
-use super::panels::{PANEL, Panel, Panels, WORDS};
-use super::quant::{Dot, Group, Quant, Unpacked, Weights};
+use super::panels::{PANEL, Panels, WORDS};
+use super::quant::{Dot, Group, Quant, Token, Unpacked, Weights};
 
 /// Most groups that are unpacked at once: with those of two row-blocks, L1 also holds the tokens of a tile.
-const CHUNK: usize = 16;
+pub(super) const CHUNK: usize = 16;
 /// Most panels between two readings of the weights.
 pub(super) const STRIP: usize = 10;
 
-/// Room for [`strip`].
-pub(super) struct Strip {
-    /// Of each token, the sums of two row-blocks.
-    sums: [[[f32; 16]; 2]; STRIP * PANEL],
-    unpacked: [[Unpacked; CHUNK]; 2],
-}
+/// A chunk along K of up to two row-blocks: 16 rows, [`CHUNK`] groups each.
+pub(super) type Chunk = [[Unpacked; CHUNK]; 2];
 
-impl Strip {
-    pub(super) const fn new() -> Strip {
-        Strip { sums: [[[0.0; 16]; 2]; STRIP * PANEL], unpacked: [[Unpacked::ZERO; CHUNK]; 2] }
-    }
-
-    /// Of each token, the sums of two row-blocks.
-    pub(super) fn sums(&self) -> &[[[f32; 16]; 2]] {
-        &self.sums
-    }
-}
-
-/// Row-blocks that [`strip`] computes together.
-pub(super) const fn at_once<I: Dot>() -> usize {
-    2 / I::PARTS
-}
+/// Of each token of a strip, the sums of up to two row-blocks.
+pub(super) type Sums = [[[f32; 16]; 2]; STRIP * PANEL];
 
 /// Two row-blocks, from two places in memory, times one token, in one loop. Unless `ahead` is 0, what lies so many bytes
 /// further on is prefetched, evenly spread between the arithmetic.
@@ -45,7 +28,7 @@ pub(super) fn pair<I: Dot, Q: Quant>(
     ahead: usize,
     out: &mut [[f32; 16]; 2],
 ) {
-    let mut acc = [[[isa.zero(); 1]; 2]; 2];
+    let mut acc = [[isa.zero(); 4]; 2];
     let mut x = x.chunks_exact(2 * WORDS);
     let blocks = row_blocks[0].chunks_exact(Q::BYTES).zip(row_blocks[1].chunks_exact(Q::BYTES));
     for (v, w) in blocks {
@@ -58,7 +41,7 @@ pub(super) fn pair<I: Dot, Q: Quant>(
     }
     for (acc, out) in acc.iter().zip(out) {
         for (part, acc) in acc.iter().enumerate().take(I::PARTS) {
-            isa.put(acc[0], part, out);
+            isa.put(*acc, part, out);
         }
     }
 }
@@ -71,7 +54,7 @@ fn both<I: Dot, Q: Quant>(
     pair: &Q::Pair,
     x: &[i32],
     ahead: usize,
-    acc: &mut [[I::Acc; 1]; 2],
+    acc: &mut [I::Acc; 4],
 ) {
     if ahead != 0 {
         for line in pair.as_ref().as_chunks::<64>().0 {
@@ -79,14 +62,16 @@ fn both<I: Dot, Q: Quant>(
         }
     }
     for (part, acc) in acc.iter_mut().enumerate().take(I::PARTS) {
-        for (g, x) in Group::all(x).enumerate() {
-            Q::group(isa, part, head, pair, g).advance(isa, x, acc);
+        for (g, x) in x.chunks_exact(WORDS).enumerate() {
+            for x in Token::all(x, 1) {
+                *acc = Q::group(isa, part, head, pair, g).link(isa, x, *acc);
+            }
         }
     }
 }
 
-/// Cache lines to be asked for little by little, from two places.
-struct Coming {
+/// Cache lines of two places, to be asked for little by little.
+pub(super) struct Coming {
     at: [*const u8; 2],
     /// Lines left of each place.
     left: usize,
@@ -95,7 +80,8 @@ struct Coming {
 }
 
 impl Coming {
-    fn new(places: [&[u8]; 2], times: usize) -> Coming {
+    /// To be asked for in `times` times.
+    pub(super) fn new(places: [&[u8]; 2], times: usize) -> Coming {
         let left = places[0].len().max(places[1].len()).div_ceil(64);
         Coming { at: places.map(<[u8]>::as_ptr), left, step: left.div_ceil(times.max(1)) }
     }
@@ -103,60 +89,22 @@ impl Coming {
     #[inline(always)]
     fn ask<I: Dot>(&mut self, isa: I) {
         for _ in 0..self.step.min(self.left) {
-            isa.prefetch(self.at[0]);
-            isa.prefetch(self.at[1]);
-            self.at = [self.at[0].wrapping_add(64), self.at[1].wrapping_add(64)];
-            self.left -= 1;
-        }
-    }
-}
-
-/// One or two row-blocks ([`at_once`]), each chunk along K unpacked once, times up to [`STRIP`] panels of x. Meanwhile,
-/// `next` is brought into caches.
-#[inline(always)]
-pub(super) fn strip<I: Dot, Q: Quant>(
-    isa: I,
-    row_blocks: [&[u8]; 2],
-    next: [&[u8]; 2],
-    x: &Panels,
-    panels: Range<usize>,
-    strip: &mut Strip,
-) {
-    let bytes = CHUNK / Q::GROUPS * Q::BYTES;
-    for (chunk, at) in (0..row_blocks[0].len()).step_by(bytes).enumerate() {
-        let mut groups = 0;
-        for (row_block, unpacked) in row_blocks.iter().zip(&mut strip.unpacked).take(at_once::<I>()) {
-            groups = unpack::<I, Q>(isa, row_block.get(at..).unwrap_or_default(), unpacked);
-        }
-        let unpacked = [&strip.unpacked[0][..groups], &strip.unpacked[2 / I::PARTS - 1][..groups]];
-        let coming = |rb: usize| match row_blocks[rb].get(at + bytes..) {
-            Some(rest) if !rest.is_empty() => &rest[..rest.len().min(bytes)],
-            _ => &next[rb][..next[rb].len().min(bytes)],
-        };
-        let mut coming = Coming::new([coming(0), coming(2 / I::PARTS - 1)], groups * panels.len());
-        let mut rest = &mut strip.sums[..];
-        for panel in panels.clone().map(|p| x.panel(p)) {
-            let Some((sums, others)) = rest.split_at_mut_checked(panel.tokens) else { return };
-            rest = others;
-            match panel.tokens {
-                1 => unreachable!("one token goes through `pair`, and more are cut evenly"),
-                2 => tile::<I, Q, 2>(isa, unpacked, &panel, chunk, &mut coming, sums),
-                3 => tile::<I, Q, 3>(isa, unpacked, &panel, chunk, &mut coming, sums),
-                4 => tile::<I, Q, 4>(isa, unpacked, &panel, chunk, &mut coming, sums),
-                5 => tile::<I, Q, 5>(isa, unpacked, &panel, chunk, &mut coming, sums),
-                _ => tile::<I, Q, PANEL>(isa, unpacked, &panel, chunk, &mut coming, sums),
+            for at in &mut self.at {
+                isa.prefetch(*at);
+                *at = at.wrapping_add(64);
             }
+            self.left -= 1;
         }
     }
 }
 
 /// Unpacks up to [`CHUNK`] groups and says how many there were.
 #[inline(always)]
-fn unpack<I: Dot, Q: Quant>(isa: I, row_block: &[u8], unpacked: &mut [Unpacked; CHUNK]) -> usize {
+pub(super) fn unpack<I: Dot, Q: Quant>(isa: I, row_block: &[u8], to: &mut [Unpacked; CHUNK]) -> usize {
     let mut groups = 0;
     for block in row_block.chunks_exact(Q::BYTES).take(CHUNK / Q::GROUPS) {
         let Some((head, pairs)) = Q::pairs(block) else { break };
-        for (pair, to) in pairs.iter().zip(unpacked[groups..].as_chunks_mut::<2>().0) {
+        for (pair, to) in pairs.iter().zip(to[groups..].as_chunks_mut::<2>().0) {
             for part in 0..I::PARTS {
                 for g in 0..2 {
                     Q::group(isa, part, head, pair, g).keep(isa, part, &mut to[g]);
@@ -168,33 +116,86 @@ fn unpack<I: Dot, Q: Quant>(isa: I, row_block: &[u8], unpacked: &mut [Unpacked; 
     groups
 }
 
-/// A panel of N tokens times the unpacked groups of chunk `chunk`.
+/// Advances the sums of the panels `panels` of x, [`STRIP`] at most, by the groups of `unpacked`, the first of which is
+/// group `group` of the row-blocks. Meanwhile, `coming` is brought into caches.
 #[inline(always)]
-fn tile<I: Dot, Q: Quant, const N: usize>(
+pub(super) fn strip<I: Dot, W: Weights<I>>(
     isa: I,
     unpacked: [&[Unpacked]; 2],
-    panel: &Panel,
-    chunk: usize,
+    group: usize,
+    x: &Panels,
+    panels: Range<usize>,
+    coming: &mut Coming,
+    sums: &mut Sums,
+) {
+    let mut rest = &mut sums[..];
+    for panel in panels.map(|p| x.panel(p)) {
+        let Some((sums, others)) = rest.split_at_mut_checked(panel.tokens) else { return };
+        rest = others;
+        let words = panel.words.get(group * WORDS * panel.tokens..).unwrap_or_default();
+        match panel.tokens {
+            tokens if !I::TILES => {
+                for (w, x) in unpacked[0].iter().zip(words.chunks_exact(WORDS * tokens)) {
+                    coming.ask(isa);
+                    for part in 0..I::PARTS {
+                        let w = W::load(isa, w, part);
+                        for (x, sums) in Token::all(x, tokens).zip(&mut *sums) {
+                            isa.put(w.link(isa, x, isa.get(&sums[0], part)), part, &mut sums[0]);
+                        }
+                    }
+                }
+            }
+            1 => tile::<I, W, 1>(isa, unpacked, words, coming, sums),
+            2 => tile::<I, W, 2>(isa, unpacked, words, coming, sums),
+            3 => tile::<I, W, 3>(isa, unpacked, words, coming, sums),
+            4 => tile::<I, W, 4>(isa, unpacked, words, coming, sums),
+            5 => tile::<I, W, 5>(isa, unpacked, words, coming, sums),
+            PANEL => tile::<I, W, PANEL>(isa, unpacked, words, coming, sums),
+            other => unreachable!("a panel of {other} tokens among others"),
+        }
+    }
+}
+
+/// Row-blocks that [`strip`] computes together.
+pub(super) const fn together<I: Dot>() -> usize {
+    if I::PARTS == 1 { 2 } else { 1 }
+}
+
+/// The row-block and the part in it of part `n` of all.
+const fn place<I: Dot>(n: usize) -> (usize, usize) {
+    (n / I::PARTS, n % I::PARTS)
+}
+
+/// A panel of N tokens, two parts at a time.
+#[inline(always)]
+fn tile<I: Dot, W: Weights<I>, const N: usize>(
+    isa: I,
+    unpacked: [&[Unpacked]; 2],
+    words: &[i32],
     coming: &mut Coming,
     sums: &mut [[[f32; 16]; 2]],
 ) {
     let Some(sums) = sums.first_chunk_mut::<N>() else { return };
-    let mut acc = [[isa.zero(); N]; 2];
-    if chunk > 0 {
-        for v in 0..2 {
-            for t in 0..N {
-                acc[v][t] = isa.get(&sums[t][v / I::PARTS], v % I::PARTS);
-            }
-        }
-    }
-    let words = panel.words.get(chunk * CHUNK * WORDS * N..).unwrap_or_default();
-    for ((v, w), x) in unpacked[0].iter().zip(unpacked[1]).zip(Group::<N>::all(words)) {
-        coming.ask(isa);
-        Q::Weights::<I>::tile(isa, [(v, 0), (w, I::PARTS - 1)], x, &mut acc);
-    }
-    for v in 0..2 {
+    for first in (0..I::PARTS.max(2)).step_by(2) {
+        let ((rb0, part0), (rb1, part1)) = (place::<I>(first), place::<I>(first + 1));
+        let mut acc = [[isa.zero(); N]; 2];
         for t in 0..N {
-            isa.put(acc[v][t], v % I::PARTS, &mut sums[t][v / I::PARTS]);
+            acc[0][t] = isa.get(&sums[t][rb0], part0);
+            acc[1][t] = isa.get(&sums[t][rb1], part1);
+        }
+        isa.enter(&mut acc[0]);
+        isa.enter(&mut acc[1]);
+        for ((v, w), x) in unpacked[rb0].iter().zip(unpacked[rb1]).zip(Group::<N>::all(words)) {
+            if first == 0 {
+                coming.ask(isa);
+            }
+            W::tile(isa, [(v, part0), (w, part1)], x, &mut acc);
+        }
+        isa.leave(&mut acc[0]);
+        isa.leave(&mut acc[1]);
+        for t in 0..N {
+            isa.put(acc[0][t], part0, &mut sums[t][rb0]);
+            isa.put(acc[1][t], part1, &mut sums[t][rb1]);
         }
     }
 }

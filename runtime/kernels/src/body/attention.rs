@@ -169,6 +169,9 @@ fn blocks<I: Lanes>(
             (6, _) => block::<I, 1, 4>(isa, queries, tile, next, max, total, out),
             (3, 3..) => block::<I, 3, 2>(isa, queries, tile, next, max, total, out),
             (3, _) => block::<I, 1, 2>(isa, queries, tile, next, max, total, out),
+            (4, 4..) => block::<I, 4, 1>(isa, queries, tile, next, max, total, out),
+            (4, 2..) => block::<I, 2, 2>(isa, queries, tile, next, max, total, out),
+            (4, _) => block::<I, 1, 2>(isa, queries, tile, next, max, total, out),
             _ => block::<I, 1, 1>(isa, queries, tile, next, max, total, out),
         };
     }

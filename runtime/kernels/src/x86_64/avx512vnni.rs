@@ -7,9 +7,9 @@ use crate::body::dense::{self, Dense};
 use crate::body::{attention, conv, quantize, vector};
 use crate::driver;
 use crate::lanes::Lanes;
-use crate::quant::Quant;
+use crate::quant::{Quant, Unpacked, Weights};
 use crate::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
-use crate::tile::{self, Strip};
+use crate::tile::{self, CHUNK, Coming, Sums};
 use crate::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX-512 F, BW, DQ, VL and VNNI. Having one proves that this CPU does.
@@ -75,7 +75,6 @@ intrinsics! { Avx512Vnni;
     swap_lanes4(a: __m128) -> __m128 = _mm_permute_ps::<0b10_11_00_01>;
     first(a: __m128) -> f32 = _mm_cvtss_f32;
 
-    add_words(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32;
     shift_words_left_23(a: __m512i) -> __m512i = _mm512_slli_epi32::<23>;
     signed_words(a: __m128i) -> __m512i = _mm512_cvtepi8_epi32;
     unsigned_words(a: __m128i) -> __m512i = _mm512_cvtepu8_epi32;
@@ -97,6 +96,7 @@ intrinsics! { Registers for Avx512Vnni;
     shift_words_left_4(a: __m512i) -> __m512i = _mm512_slli_epi32::<4>;
     shift_words_left_16(a: __m512i) -> __m512i = _mm512_slli_epi32::<16>;
     dot(sum: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i = _mm512_dpbusd_epi32;
+    add_words(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32;
     mul_shorts(a: __m512i, b: __m512i) -> __m512i = _mm512_madd_epi16;
     mul_each_short(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi16;
     bits(a: __m512) -> __m512i = _mm512_castps_si512;

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 use super::X86V3;
 use super::vnni::{Load, Registers};
 use crate::driver;
-use crate::quant::{Dot, Quant};
+use crate::quant::{Dot, Quant, Unpacked, Weights};
 use crate::tier::{implement_kernels, implement_products, intrinsics};
-use crate::tile::{self, Strip};
+use crate::tile::{self, CHUNK, Coming, Sums};
 use crate::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX-VNNI besides AVX2, FMA and F16C. Having one proves that this CPU does.
@@ -43,6 +43,7 @@ intrinsics! { Registers for AvxVnni;
     shift_words_left_4(a: __m256i) -> __m256i = _mm256_slli_epi32::<4>;
     shift_words_left_16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>;
     dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32;
+    add_words(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32;
     mul_shorts(a: __m256i, b: __m256i) -> __m256i = _mm256_madd_epi16;
     mul_each_short(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16;
     bits(a: __m256) -> __m256i = _mm256_castps_si256;

@@ -7,13 +7,13 @@ use std::arch::x86_64::{__m256, __m256i, _MM_HINT_T0, _mm_prefetch};
 use lfm_graphs::weights::layout::{q4_0, q4_k, q5_k, q6_k, q8_0};
 
 use super::X86V3;
-use crate::quant::{Dot, Group, Unpacked, Weights};
+use crate::quant::{Dot, Token, Unpacked, Weights};
 
 impl X86V3 {
-    /// `acc` and the link `isum * (scale * x_scale)`; the scale of the activations as bits.
+    /// `acc` and the link `isum * (scale * x_scale)`.
     #[inline(always)]
-    fn link(self, isum: __m256i, scale: __m256, x_scale: i32, acc: __m256) -> __m256 {
-        let scale = self.mul8(scale, self.splat_bits(x_scale));
+    fn scaled(self, isum: __m256i, scale: __m256, x: Token, acc: __m256) -> __m256 {
+        let scale = self.mul8(scale, self.splat_bits(x.scale));
         self.fma8(self.to_f32(isum), scale, acc)
     }
 
@@ -114,26 +114,26 @@ pub(crate) struct Codes<const BITS: u8, const OFFSET: u8> {
 
 impl<const BITS: u8, const OFFSET: u8> Weights<X86V3> for Codes<BITS, OFFSET> {
     #[inline(always)]
-    fn advance<const N: usize>(&self, isa: X86V3, x: Group<N>, acc: &mut [__m256; N]) {
+    fn link(&self, isa: X86V3, x: Token, acc: __m256) -> __m256 {
         let ones = isa.splat_short(1);
-        for t in 0..N {
-            let mut a = isa.mul_bytes(self.w[0], isa.splat_word(x.q(t, 0)));
-            let mut b = isa.mul_bytes(self.w[1], isa.splat_word(x.q(t, 1)));
-            for j in [2, 4, 6] {
-                a = isa.add_shorts(a, isa.mul_bytes(self.w[j], isa.splat_word(x.q(t, j))));
-                b = isa.add_shorts(b, isa.mul_bytes(self.w[j + 1], isa.splat_word(x.q(t, j + 1))));
+        let mut a = isa.mul_bytes(self.w[0], isa.splat_word(x.q[0]));
+        let mut b = isa.mul_bytes(self.w[1], isa.splat_word(x.q[1]));
+        for j in [2, 4, 6] {
+            a = isa.add_shorts(a, isa.mul_bytes(self.w[j], isa.splat_word(x.q[j])));
+            b = isa.add_shorts(b, isa.mul_bytes(self.w[j + 1], isa.splat_word(x.q[j + 1])));
+        }
+        let isum = match BITS {
+            4 => isa.mul_shorts(isa.add_shorts(a, b), ones),
+            _ => isa.add_words(isa.mul_shorts(a, ones), isa.mul_shorts(b, ones)),
+        };
+        match OFFSET {
+            8 => {
+                let isum = isa.add_words(isum, isa.splat_word(x.correction));
+                isa.scaled(isum, self.scale, x, acc)
             }
-            let isum = match BITS {
-                4 => isa.mul_shorts(isa.add_shorts(a, b), ones),
-                _ => isa.add_words(isa.mul_shorts(a, ones), isa.mul_shorts(b, ones)),
-            };
-            let isum = match OFFSET {
-                8 => isa.add_words(isum, isa.splat_word(x.correction(t))),
-                _ => isum,
-            };
-            acc[t] = isa.link(isum, self.scale, x.scale(t), acc[t]);
-            if OFFSET == 0 {
-                acc[t] = isa.fnma8(self.minimum, isa.splat_bits(x.scaled_sum(t)), acc[t]);
+            _ => {
+                let acc = isa.scaled(isum, self.scale, x, acc);
+                isa.fnma8(self.minimum, isa.splat_bits(x.scaled_sum), acc)
             }
         }
     }
@@ -144,18 +144,9 @@ impl<const BITS: u8, const OFFSET: u8> Weights<X86V3> for Codes<BITS, OFFSET> {
     }
 
     #[inline(always)]
-    fn tile<const N: usize>(
-        isa: X86V3,
-        kept: [(&Unpacked, usize); 2],
-        x: Group<N>,
-        acc: &mut [[__m256; N]; 2],
-    ) {
-        for v in 0..2 {
-            let (kept, part) = kept[v];
-            let (scale, minimum) = (isa.floats(&kept.rows[0], part), isa.floats(&kept.rows[1], part));
-            let w = isa.load_quads(kept, part);
-            Codes::<BITS, OFFSET> { w, scale, minimum }.advance(isa, x, &mut acc[v]);
-        }
+    fn load(isa: X86V3, kept: &Unpacked, part: usize) -> Self {
+        let (scale, minimum) = (isa.floats(&kept.rows[0], part), isa.floats(&kept.rows[1], part));
+        Codes { w: isa.load_quads(kept, part), scale, minimum }
     }
 }
 
@@ -169,19 +160,15 @@ pub(crate) struct Bytes {
 
 impl Weights<X86V3> for Bytes {
     #[inline(always)]
-    fn advance<const N: usize>(&self, isa: X86V3, x: Group<N>, acc: &mut [__m256; N]) {
+    fn link(&self, isa: X86V3, x: Token, acc: __m256) -> __m256 {
         let ones = isa.splat_short(1);
-        let mut isum = [isa.zero32(); N];
+        let mut isum = isa.zero32();
         for j in 0..8 {
-            let magnitude = isa.abs_bytes(self.w[j]);
-            for t in 0..N {
-                let q = isa.sign_bytes(isa.splat_word(x.q(t, j)), self.w[j]);
-                isum[t] = isa.add_words(isum[t], isa.mul_shorts(isa.mul_bytes(magnitude, q), ones));
-            }
+            let q = isa.sign_bytes(isa.splat_word(x.q[j]), self.w[j]);
+            let products = isa.mul_bytes(isa.abs_bytes(self.w[j]), q);
+            isum = isa.add_words(isum, isa.mul_shorts(products, ones));
         }
-        for t in 0..N {
-            acc[t] = isa.link(isum[t], self.scale, x.scale(t), acc[t]);
-        }
+        isa.scaled(isum, self.scale, x, acc)
     }
 
     #[inline(always)]
@@ -190,17 +177,8 @@ impl Weights<X86V3> for Bytes {
     }
 
     #[inline(always)]
-    fn tile<const N: usize>(
-        isa: X86V3,
-        kept: [(&Unpacked, usize); 2],
-        x: Group<N>,
-        acc: &mut [[__m256; N]; 2],
-    ) {
-        for v in 0..2 {
-            let (kept, part) = kept[v];
-            let scale = isa.floats(&kept.rows[0], part);
-            Bytes { w: isa.load_quads(kept, part), scale }.advance(isa, x, &mut acc[v]);
-        }
+    fn load(isa: X86V3, kept: &Unpacked, part: usize) -> Self {
+        Bytes { w: isa.load_quads(kept, part), scale: isa.floats(&kept.rows[0], part) }
     }
 }
 
@@ -218,16 +196,14 @@ pub(crate) struct Codes6 {
 
 impl Weights<X86V3> for Codes6 {
     #[inline(always)]
-    fn advance<const N: usize>(&self, isa: X86V3, x: Group<N>, acc: &mut [__m256; N]) {
-        for t in 0..N {
-            let mut isum = isa.mul_shorts(self.offsets, isa.splat_word(x.half_sums(t)));
-            for j in 0..4 {
-                let a = isa.mul_bytes(self.w[2 * j], isa.splat_word(x.q(t, 2 * j)));
-                let b = isa.mul_bytes(self.w[2 * j + 1], isa.splat_word(x.q(t, 2 * j + 1)));
-                isum = isa.add_words(isum, isa.mul_shorts(isa.add_shorts(a, b), self.subs[j / 2]));
-            }
-            acc[t] = isa.link(isum, self.d, x.scale(t), acc[t]);
+    fn link(&self, isa: X86V3, x: Token, acc: __m256) -> __m256 {
+        let mut isum = isa.mul_shorts(self.offsets, isa.splat_word(x.half_sums));
+        for j in 0..4 {
+            let a = isa.mul_bytes(self.w[2 * j], isa.splat_word(x.q[2 * j]));
+            let b = isa.mul_bytes(self.w[2 * j + 1], isa.splat_word(x.q[2 * j + 1]));
+            isum = isa.add_words(isum, isa.mul_shorts(isa.add_shorts(a, b), self.subs[j / 2]));
         }
+        isa.scaled(isum, self.d, x, acc)
     }
 
     #[inline(always)]
@@ -238,25 +214,17 @@ impl Weights<X86V3> for Codes6 {
     }
 
     #[inline(always)]
-    fn tile<const N: usize>(
-        isa: X86V3,
-        kept: [(&Unpacked, usize); 2],
-        x: Group<N>,
-        acc: &mut [[__m256; N]; 2],
-    ) {
-        for v in 0..2 {
-            let (kept, part) = kept[v];
-            let d = isa.floats(&kept.rows[0], part);
-            let subs = [isa.half(&kept.rows[1], part), isa.half(&kept.rows[2], part)];
-            let offsets = isa.half(&kept.rows[3], part);
-            Codes6 { w: isa.load_quads(kept, part), d, subs, offsets }.advance(isa, x, &mut acc[v]);
-        }
+    fn load(isa: X86V3, kept: &Unpacked, part: usize) -> Self {
+        let subs = [isa.half(&kept.rows[1], part), isa.half(&kept.rows[2], part)];
+        let (d, offsets) = (isa.floats(&kept.rows[0], part), isa.half(&kept.rows[3], part));
+        Codes6 { w: isa.load_quads(kept, part), d, subs, offsets }
     }
 }
 
 impl Dot for X86V3 {
     type Acc = __m256;
     const PARTS: usize = 2;
+    const TILES: bool = false;
     type Q4_0 = Codes<4, 8>;
     type Q8_0 = Bytes;
     type Q6K = Codes6;

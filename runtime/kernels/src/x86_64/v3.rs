@@ -6,9 +6,9 @@ use crate::body::dense::{self, Dense};
 use crate::body::{attention, conv, quantize, vector};
 use crate::driver;
 use crate::lanes::Lanes;
-use crate::quant::Quant;
+use crate::quant::{Quant, Unpacked, Weights};
 use crate::tier::{implement_floats, implement_kernels, implement_products, intrinsics};
-use crate::tile::{self, Strip};
+use crate::tile::{self, CHUNK, Coming, Sums};
 use crate::{Attention, Cols, ConvGate, Input, Kernels, Matrix, Panels, PanelsMut};
 
 /// Kernels for CPUs with AVX2, FMA and F16C. Having one proves that this CPU does.

@@ -2,10 +2,11 @@
 #![expect(clippy::needless_range_loop, reason = "indices say which quad, token or half is meant")]
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::hint::black_box;
 
 use lfm_graphs::weights::layout::{q4_0, q4_k, q5_k, q6_k, q8_0};
 
-use crate::quant::{Dot, Group, Unpacked, Weights};
+use crate::quant::{Dot, Group, Token, Unpacked, Weights};
 
 /// A tier whose registers hold 16 / PARTS words. Implemented by tier tokens, whose existence proves CPU support.
 pub(crate) trait Registers: Load {
@@ -26,6 +27,7 @@ pub(crate) trait Registers: Load {
     fn shift_words_left_16(self, a: Self::Int) -> Self::Int;
     /// `sum` and the four products of bytes of each word.
     fn dot(self, sum: Self::Int, unsigned: Self::Int, signed: Self::Int) -> Self::Int;
+    fn add_words(self, a: Self::Int, b: Self::Int) -> Self::Int;
     /// The two products of shorts of each word, added.
     fn mul_shorts(self, a: Self::Int, b: Self::Int) -> Self::Int;
     /// Products of shorts, their low 16 bits.
@@ -72,28 +74,22 @@ pub(crate) struct Codes<R: Registers, const OFFSET: u8> {
 impl<R: Registers, const OFFSET: u8> Codes<R, OFFSET> {
     /// What the sum of a token's products begins with.
     #[inline(always)]
-    fn start<const N: usize>(isa: R, x: Group<N>, t: usize) -> R::Int {
+    fn start(isa: R, x: Token) -> R::Int {
         match OFFSET {
-            8 => isa.splat_word(x.correction(t)),
-            128 => isa.shift_words_left_4(isa.splat_word(x.correction(t))),
+            8 => isa.splat_word(x.correction),
+            128 => isa.shift_words_left_4(isa.splat_word(x.correction)),
             _ => isa.zero_words(),
         }
     }
 
     /// The links of one token.
     #[inline(always)]
-    fn link<const N: usize>(
-        isa: R,
-        [scale, minimum]: [R::Float; 2],
-        isum: R::Int,
-        x: Group<N>,
-        t: usize,
-        acc: R::Float,
-    ) -> R::Float {
-        let scale = isa.mul_floats(scale, splat_bits(isa, x.scale(t)));
+    fn end(isa: R, rows: [R::Float; 2], isum: R::Int, x: Token, acc: R::Float) -> R::Float {
+        let [scale, minimum] = rows;
+        let scale = isa.mul_floats(scale, splat_bits(isa, x.scale));
         let acc = isa.mul_add(isa.to_f32(isum), scale, acc);
         match OFFSET {
-            0 => isa.sub_mul(minimum, splat_bits(isa, x.scaled_sum(t)), acc),
+            0 => isa.sub_mul(minimum, splat_bits(isa, x.scaled_sum), acc),
             _ => acc,
         }
     }
@@ -101,14 +97,14 @@ impl<R: Registers, const OFFSET: u8> Codes<R, OFFSET> {
 
 impl<R: Registers, const OFFSET: u8> Weights<R> for Codes<R, OFFSET> {
     #[inline(always)]
-    fn advance<const N: usize>(&self, isa: R, x: Group<N>, acc: &mut [R::Float; N]) {
-        for t in 0..N {
-            let mut isum = Self::start(isa, x, t);
-            for j in 0..8 {
-                isum = isa.dot(isum, self.w[j], isa.splat_word(x.q(t, j)));
-            }
-            acc[t] = Self::link(isa, [self.scale, self.minimum], isum, x, t, acc[t]);
+    fn link(&self, isa: R, x: Token, acc: R::Float) -> R::Float {
+        // Two chains, because one would wait for itself.
+        let (mut a, mut b) = (Self::start(isa, x), isa.zero_words());
+        for j in [0, 2, 4, 6] {
+            a = isa.dot(a, self.w[j], isa.splat_word(x.q[j]));
+            b = isa.dot(b, self.w[j + 1], isa.splat_word(x.q[j + 1]));
         }
+        Self::end(isa, [self.scale, self.minimum], isa.add_words(a, b), x, acc)
     }
 
     #[inline(always)]
@@ -123,21 +119,31 @@ impl<R: Registers, const OFFSET: u8> Weights<R> for Codes<R, OFFSET> {
     }
 
     #[inline(always)]
+    fn load(isa: R, kept: &Unpacked, part: usize) -> Self {
+        let mut w = [isa.zero_words(); 8];
+        for j in 0..8 {
+            w[j] = isa.quads(&kept.quads[j], part);
+        }
+        Codes { w, scale: isa.floats(&kept.rows[0], part), minimum: isa.floats(&kept.rows[1], part) }
+    }
+
+    #[inline(always)]
     fn tile<const N: usize>(
         isa: R,
         kept: [(&Unpacked, usize); 2],
         x: Group<N>,
         acc: &mut [[R::Float; N]; 2],
     ) {
-        let [(a, a_part), (b, b_part)] = kept;
+        // Registers hold all rows where there are tiles.
+        let kept = [kept[0].0, kept[1].0];
         let mut isum = [[isa.zero_words(); N]; 2];
         for t in 0..N {
-            let start = Self::start(isa, x, t);
+            let start = Self::start(isa, x.token(t));
             isum[0][t] = start;
             isum[1][t] = start;
         }
         for j in 0..8 {
-            let w = [isa.quads(&a.quads[j], a_part), isa.quads(&b.quads[j], b_part)];
+            let w = [isa.quads(&kept[0].quads[j], 0), isa.quads(&kept[1].quads[j], 0)];
             for t in 0..N {
                 let q = isa.splat_word(x.q(t, j));
                 isum[0][t] = isa.dot(isum[0][t], w[0], q);
@@ -145,10 +151,9 @@ impl<R: Registers, const OFFSET: u8> Weights<R> for Codes<R, OFFSET> {
             }
         }
         for v in 0..2 {
-            let (kept, part) = kept[v];
-            let scales = [isa.floats(&kept.rows[0], part), isa.floats(&kept.rows[1], part)];
+            let rows = [isa.floats(&kept[v].rows[0], 0), isa.floats(&kept[v].rows[1], 0)];
             for t in 0..N {
-                acc[v][t] = Self::link(isa, scales, isum[v][t], x, t, acc[v][t]);
+                acc[v][t] = Self::end(isa, rows, isum[v][t], x.token(t), acc[v][t]);
             }
         }
     }
@@ -171,39 +176,71 @@ struct Rows6<R: Registers> {
 }
 
 impl<R: Registers> Rows6<R> {
+    #[inline(always)]
+    fn load(isa: R, kept: &Unpacked, part: usize) -> Rows6<R> {
+        Rows6 {
+            subs: [isa.floats(&kept.rows[1], part), isa.floats(&kept.rows[2], part)],
+            offsets: isa.quads(&kept.rows[3], part),
+            d: isa.floats(&kept.rows[0], part),
+        }
+    }
+
     /// The link of one token, of whose products with both halves `dots` are the sums.
     ///
     /// With s, t the sums of the activations of both halves, the integer of the link is
     /// `sub0 * (dots[0] - 32 s) + sub1 * (dots[1] - 32 t)`. Each bracket is at most 16 * 32 * 127 in magnitude, so the
     /// f32 sums below, `sub1 * dots[1] - 32 (sub0 s + sub1 t)` first, are integers of at most 16646144 < 2^24: exact.
     #[inline(always)]
-    fn link<const N: usize>(
-        &self,
-        isa: R,
-        dots: [R::Int; 2],
-        x: Group<N>,
-        t: usize,
-        acc: R::Float,
-    ) -> R::Float {
-        let excess = isa.to_f32(isa.mul_shorts(self.offsets, isa.splat_word(x.half_sums(t))));
+    fn end(&self, isa: R, dots: [R::Int; 2], x: Token, acc: R::Float) -> R::Float {
+        let excess = isa.to_f32(isa.mul_shorts(self.offsets, isa.splat_word(x.half_sums)));
         let isum = isa.mul_add(isa.to_f32(dots[1]), self.subs[1], excess);
         let isum = isa.mul_add(isa.to_f32(dots[0]), self.subs[0], isum);
-        let scale = isa.mul_floats(self.d, splat_bits(isa, x.scale(t)));
+        let scale = isa.mul_floats(self.d, splat_bits(isa, x.scale));
         isa.mul_add(isum, scale, acc)
+    }
+}
+
+impl<R: Registers> Codes6<R> {
+    /// M tokens of a tile from token `first` on.
+    #[inline(always)]
+    fn some<const N: usize, const M: usize>(
+        isa: R,
+        kept: [&Unpacked; 2],
+        x: Group<N>,
+        first: usize,
+        acc: &mut [[R::Float; N]; 2],
+    ) {
+        let mut dots = [[[isa.zero_words(); 2]; M]; 2];
+        for j in 0..4 {
+            let v = [isa.quads(&kept[0].quads[j], 0), isa.quads(&kept[0].quads[j + 4], 0)];
+            let w = [isa.quads(&kept[1].quads[j], 0), isa.quads(&kept[1].quads[j + 4], 0)];
+            for i in 0..M {
+                for h in 0..2 {
+                    let q = isa.splat_word(x.q(first + i, 4 * h + j));
+                    dots[0][i][h] = isa.dot(dots[0][i][h], v[h], q);
+                    dots[1][i][h] = isa.dot(dots[1][i][h], w[h], q);
+                }
+            }
+        }
+        for v in 0..2 {
+            let rows = Rows6::load(isa, kept[v], 0);
+            for i in 0..M {
+                let t = first + i;
+                acc[v][t] = rows.end(isa, dots[v][i], x.token(t), acc[v][t]);
+            }
+        }
     }
 }
 
 impl<R: Registers> Weights<R> for Codes6<R> {
     #[inline(always)]
-    fn advance<const N: usize>(&self, isa: R, x: Group<N>, acc: &mut [R::Float; N]) {
-        for t in 0..N {
-            let mut dots = [isa.zero_words(); 2];
-            for j in 0..4 {
-                dots[0] = isa.dot(dots[0], self.w[j], isa.splat_word(x.q(t, j)));
-                dots[1] = isa.dot(dots[1], self.w[j + 4], isa.splat_word(x.q(t, j + 4)));
-            }
-            acc[t] = self.rows.link(isa, dots, x, t, acc[t]);
+    fn link(&self, isa: R, x: Token, acc: R::Float) -> R::Float {
+        let mut dots = [isa.zero_words(); 2];
+        for j in 0..4 {
+            dots[0] = isa.dot(dots[0], self.w[j], isa.splat_word(x.q[j]));
+            dots[1] = isa.dot(dots[1], self.w[j + 4], isa.splat_word(x.q[j + 4]));
         }
+        self.rows.end(isa, dots, x, acc)
     }
 
     #[inline(always)]
@@ -220,44 +257,34 @@ impl<R: Registers> Weights<R> for Codes6<R> {
     }
 
     #[inline(always)]
+    fn load(isa: R, kept: &Unpacked, part: usize) -> Self {
+        let mut w = [isa.zero_words(); 8];
+        for j in 0..8 {
+            w[j] = isa.quads(&kept.quads[j], part);
+        }
+        Codes6 { w, rows: Rows6::load(isa, kept, part) }
+    }
+
+    #[inline(always)]
     fn tile<const N: usize>(
         isa: R,
         kept: [(&Unpacked, usize); 2],
         x: Group<N>,
         acc: &mut [[R::Float; N]; 2],
     ) {
-        let [(a, a_part), (b, b_part)] = kept;
-        // Half the tokens at a time: each has four sums.
-        let half = N.div_ceil(2);
-        for first in [0, half] {
-            let mut dots = [[[isa.zero_words(); 2]; 3]; 2];
-            for j in 0..4 {
-                let (a0, a1) = (isa.quads(&a.quads[j], a_part), isa.quads(&a.quads[j + 4], a_part));
-                let (b0, b1) = (isa.quads(&b.quads[j], b_part), isa.quads(&b.quads[j + 4], b_part));
-                for i in 0..3 {
-                    if i < half && first + i < N {
-                        let q = isa.splat_word(x.q(first + i, j));
-                        dots[0][i][0] = isa.dot(dots[0][i][0], a0, q);
-                        dots[1][i][0] = isa.dot(dots[1][i][0], b0, q);
-                        let q = isa.splat_word(x.q(first + i, j + 4));
-                        dots[0][i][1] = isa.dot(dots[0][i][1], a1, q);
-                        dots[1][i][1] = isa.dot(dots[1][i][1], b1, q);
-                    }
-                }
-            }
-            for v in 0..2 {
-                let (kept, part) = kept[v];
-                let rows = Rows6 {
-                    subs: [isa.floats(&kept.rows[1], part), isa.floats(&kept.rows[2], part)],
-                    offsets: isa.quads(&kept.rows[3], part),
-                    d: isa.floats(&kept.rows[0], part),
-                };
-                for i in 0..3 {
-                    if i < half && first + i < N {
-                        acc[v][first + i] = rows.link(isa, dots[v][i], x, first + i, acc[v][first + i]);
-                    }
-                }
-            }
+        // Registers hold all rows where there are tiles.
+        let kept = [kept[0].0, kept[1].0];
+        // Three tokens at a time: each has four sums. Then the weights are loaded again, which the compiler must not
+        // know: it would spill what registers cannot hold.
+        match N {
+            2 => Self::some::<N, 2>(isa, kept, x, 0, acc),
+            _ => Self::some::<N, 3>(isa, kept, x, 0, acc),
+        }
+        match N {
+            4 => Self::some::<N, 1>(isa, black_box(kept), x, 3, acc),
+            5 => Self::some::<N, 2>(isa, black_box(kept), x, 3, acc),
+            6 => Self::some::<N, 3>(isa, black_box(kept), x, 3, acc),
+            _ => {}
         }
     }
 }
@@ -299,6 +326,7 @@ fn scale_and_minimum<R: Registers>(
 impl<R: Registers> Dot for R {
     type Acc = R::Float;
     const PARTS: usize = <R as Load>::PARTS;
+    const TILES: bool = <R as Load>::PARTS == 1;
     type Q4_0 = Codes<R, 8>;
     type Q8_0 = Codes<R, 128>;
     type Q6K = Codes6<R>;
