@@ -101,9 +101,39 @@ size:
     limit default 8000000
     limit lean 2000000 --no-default-features
 
+# Static device programs for x86-64 and AArch64, in target/static: default at most 8 MB, lean at most 2 MB. They need no
+# shared library, and their making no C compiler (rustup target add x86_64-unknown-linux-musl aarch64-unknown-linux-musl).
+dist:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mkdir -p target/static
+    limit() {
+        local name=$1 most=$2 target=$3; shift 3
+        cargo build --locked --profile dist --target "$target" -p lfm-runtime --bin lfm-run "$@"
+        cp "target/$target/dist/lfm-run" "target/static/$name"
+        local bytes
+        bytes=$(stat -c %s "target/static/$name")
+        echo "$name: $bytes bytes, at most $most"
+        if [ "$bytes" -gt "$most" ]; then echo "error: $name is too large" >&2; exit 1; fi
+    }
+    for arch in x86_64 aarch64; do
+        limit "lfm-run-$arch" 8000000 "$arch-unknown-linux-musl"
+        limit "lfm-run-lean-$arch" 2000000 "$arch-unknown-linux-musl" --no-default-features
+    done
+
+# Arm kernels under qemu-aarch64, each tier against the portable one (apt install qemu-user gcc-aarch64-linux-gnu).
+test-arm:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # A test dependency compiles some C.
+    export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER=qemu-aarch64 QEMU_CPU=max
+    REQUIRE_ISA=aarch64-neon,aarch64-dotprod,aarch64-i8mm \
+        cargo test --locked -p lfm-kernels --lib --target aarch64-unknown-linux-musl
+
 # Golden graphs are part of `test`; this runs them alone.
 golden:
     cargo test -p lfm-export --test golden_graphs
 
 # What CI runs.
-ci: fmt clippy doc deps test-all size clippy-gpu test-gpu size-gpu
+ci: fmt clippy doc deps test-all size dist test-arm clippy-gpu test-gpu size-gpu
