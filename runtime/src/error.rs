@@ -57,6 +57,14 @@ pub enum Error {
         /// Each broken rule, where, found and expected; the first few.
         faults: Vec<String>,
     },
+    /// The file is no session of the bundle.
+    #[error("{} is not a session of this bundle", path.display())]
+    Session {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        source: crate::session::file::FileError,
+    },
     /// An argument is out of range.
     #[error("{0}")]
     Argument(String),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Result;
 use crate::sample::Sampler;
-use crate::session::Session;
+use crate::session::{Session, Start};
 
 /// Why a generation ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +56,9 @@ pub struct Generation<'a> {
     prompt: usize,
     /// Tokens that the session has not taken in yet.
     pending: usize,
+    /// Whether the session is to start with the whole prompt, and how much of it was not computed again.
+    start: bool,
+    reused: usize,
     finish: Option<Finish>,
 }
 
@@ -75,7 +78,26 @@ impl<'a> Generation<'a> {
         let room = session.context().saturating_sub(session.past());
         history.reserve(limits.tokens.unwrap_or(room).min(room) + 1);
         let prompt = history.len();
-        Generation { session, sampler, limits, history, prompt, pending, finish: None }
+        let (start, reused, finish) = (false, 0, None);
+        Generation { session, sampler, limits, history, prompt, pending, start, reused, finish }
+    }
+
+    /// Continues `prompt`, of which the session takes in what it does not hold: see [`Session::start`].
+    pub fn start(
+        session: &'a mut Session,
+        sampler: &'a mut Sampler,
+        mut prompt: Vec<u32>,
+        limits: Limits<'a>,
+    ) -> Generation<'a> {
+        let room = session.context().saturating_sub(prompt.len());
+        prompt.reserve(limits.tokens.unwrap_or(room).min(room) + 1);
+        let pending = prompt.len();
+        Generation { start: true, ..Generation::new(session, sampler, prompt, pending, limits) }
+    }
+
+    /// How many tokens of the prompt were not computed again.
+    pub fn reused(&self) -> usize {
+        self.reused
     }
 
     /// Why it ended; `None` while it goes on or after an error.
@@ -105,7 +127,13 @@ impl<'a> Generation<'a> {
             return Ok(None);
         }
         let new = &self.history[self.history.len() - self.pending..];
-        let logits = self.session.prefill(new)?;
+        let logits = if std::mem::take(&mut self.start) {
+            let Start { reused, logits } = self.session.start(new)?;
+            self.reused = reused;
+            logits
+        } else {
+            self.session.prefill(new)?
+        };
         self.pending = 0;
         let id = self.sampler.sample(logits, &self.history)?;
         self.history.push(id);

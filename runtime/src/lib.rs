@@ -50,4 +50,4 @@ pub use error::{Error, Result};
 pub use exec::Route;
 pub use generate::{Finish, Generation, Limits};
 pub use model::{GenerationDefaults, Model};
-pub use session::{Backend, Options, Session};
+pub use session::{Backend, Options, Session, Start};

@@ -545,8 +545,13 @@ mod text {
     }
 
     fn chat(bundle: &str, lines: &str) -> String {
+        chat_with(bundle, &[], lines)
+    }
+
+    fn chat_with(bundle: &str, more: &[&str], lines: &str) -> String {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lfm-run"))
             .args(["chat", bundle, "--greedy", "-n", "8"])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -582,6 +587,26 @@ mod text {
         // One that does not fit is left out, and the next one is answered.
         let long = format!("{}\nhello\n", "long ".repeat(400));
         assert_eq!(chat(bundle, &long), answer);
+    }
+
+    #[test]
+    fn chat_goes_on_from_a_file_and_takes_back() {
+        let made = with_text();
+        let bundle = name(&made.path);
+        let file = made.folder.path().join("kept");
+        let session = ["--session", name(&file)];
+        let first = chat(bundle, "hello\n");
+        let both = chat(bundle, "hello\nand now?\n");
+        let second = both.strip_prefix(&first).unwrap();
+        assert_eq!(chat_with(bundle, &session, "hello\n"), first);
+        assert_eq!(chat_with(bundle, &session, "and now?\n"), second);
+        assert_eq!(chat_with(bundle, &session, "/retry\n"), second);
+        assert_eq!(chat_with(bundle, &session, "/undo\nand now?\n"), second);
+        assert_eq!(chat_with(bundle, &session, "/reset\nhello\n"), first);
+        assert_eq!(chat(bundle, "/undo\n/retry\nhello\n/retry\n/undo\n/undo\nhello\n"), first.repeat(3));
+        // Another command may use the file, and the conversation goes on all the same.
+        done(&["generate", bundle, "-p", "hello", "-n", "2", "--session", name(&file)]);
+        assert_eq!(chat_with(bundle, &session, "and now?\n"), second);
     }
 
     #[test]

@@ -149,6 +149,32 @@ fn one_token_is_one_submission_and_near_a_prefill() {
 }
 
 #[test]
+fn sessions_go_back() {
+    if !adapter() {
+        return;
+    }
+    let made =
+        Recipe { chunk: 16, ..Recipe::new(Tiny { kv: DType::F16, ..Tiny::moe() }, Format::Q4_0) }.make();
+    let model = open(&made);
+    let first = tokens(60, 96);
+    let second = [&first[..45], &[1, 2, 3]].concat();
+    let divided = Options { backend: Backend::Wgpu { adapter: None, layers: Some(1) }, ..Options::default() };
+    for options in [on_gpu(), divided] {
+        let cold = |ids: &[u32]| model.session(&options).unwrap().prefill(ids).unwrap().to_vec();
+        let mut session = model.session(&options).unwrap();
+        session.start(&first).unwrap();
+        for (ids, reused) in [(&second[..], 32), (&second[..], 48), (&first[..], 32), (&second[..40], 32)] {
+            let start = session.start(ids).unwrap();
+            assert_eq!(start.reused, reused);
+            let error = nmse(start.logits, &cold(ids));
+            assert!(error <= within(1e-4), "{error}");
+        }
+        let message = session.save(made.folder.path().join("kept"), b"").unwrap_err().to_string();
+        assert_eq!(message, "sessions of backend wgpu are not kept in files, expected backend cpu");
+    }
+}
+
+#[test]
 fn layers_may_be_divided_between_cpu_and_gpu() {
     if !adapter() {
         return;

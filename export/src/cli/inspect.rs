@@ -5,7 +5,7 @@ use std::io::Write;
 
 use lfm_export::bundle::roles;
 use lfm_export::quantize::WeightRole;
-use lfm_graphs::plan::WeightKind;
+use lfm_graphs::plan::{Checkpoints, WeightKind};
 use lfm_runtime::Model;
 use serde_json::{Value, json};
 
@@ -26,6 +26,12 @@ pub(super) fn run(args: &InspectArgs) -> Outcome {
         report.text(&model, &mut stdout)?;
     }
     Ok(Exit::Done)
+}
+
+/// Bytes of the program's that are for checkpoints.
+fn checkpoints(model: &Model) -> u64 {
+    let plan = model.plan();
+    Checkpoints::of(model.graph(), plan.chunk, plan.context).map_or(0, |kept| kept.bytes)
 }
 
 /// Bytes and number of the weights of one format.
@@ -136,6 +142,7 @@ impl Report {
                 "states": memory.states,
                 "arena": memory.arena,
                 "program": memory.overhead,
+                "checkpoints": checkpoints(model),
                 "total": memory.total,
             },
             "formats": formats,
@@ -180,6 +187,11 @@ impl Report {
         for (name, bytes) in parts {
             writeln!(out, "  {name:<10} {:>12}", output::size(bytes))?;
         }
+        writeln!(
+            out,
+            "  the program with {} for checkpoints of a session",
+            output::size(checkpoints(model))
+        )?;
         writeln!(out, "\nweights")?;
         for (format, s) in &self.formats {
             let bits = 8.0 * s.bytes as f64 / s.elements.max(1) as f64;

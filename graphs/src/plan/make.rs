@@ -2,7 +2,8 @@
 
 use super::needs::{Needs, check_graph, weight_slot};
 use super::{
-    Buffer, MAX_CHUNK, MAX_CONTEXT, MAX_HEAD_ROWS, Memory, Plan, StateSlot, WeightSlot, align, arena,
+    Buffer, Checkpoints, MAX_CHUNK, MAX_CONTEXT, MAX_HEAD_ROWS, Memory, Plan, StateSlot, WeightSlot, align,
+    arena,
 };
 use crate::Graph;
 use crate::target::ByteSize;
@@ -15,7 +16,7 @@ pub struct Limits {
     pub chunk: u32,
     /// Most positions.
     pub context: u32,
-    /// Estimate of the bytes of everything that is no weight, state or buffer: program, tokenizer, threads.
+    /// Estimate of the bytes of everything that is no weight, state, buffer or checkpoint: program, tokenizer, threads.
     pub overhead: u64,
     /// Most bytes that all together may take; no limit when absent.
     pub ram: Option<u64>,
@@ -154,19 +155,28 @@ fn place(graph: &Graph, limits: Limits) -> Result<Plan, PlanError> {
         bytes: need.bytes,
     });
     let buffers = buffers.collect();
-    let total = [weights_bytes, states_bytes, arena.bytes, limits.overhead]
+    let overflow = || PlanError::Overflow { what: "the bytes of all together".into() };
+    let overhead = checkpoints(graph, chunk, limits.context)?.checked_add(limits.overhead);
+    let overhead = overhead.ok_or_else(overflow)?;
+    let total = [weights_bytes, states_bytes, arena.bytes, overhead]
         .into_iter()
         .try_fold(0u64, u64::checked_add)
-        .ok_or_else(|| PlanError::Overflow { what: "the bytes of all together".into() })?;
+        .ok_or_else(overflow)?;
     let memory = Memory {
         weights: weights_bytes,
         states: states_bytes,
         arena: arena.bytes,
         live: arena.live,
-        overhead: limits.overhead,
+        overhead,
         total,
     };
     Ok(Plan { chunk, context: limits.context, head_rows, memory, weights, states, buffers })
+}
+
+/// Bytes of the checkpoints.
+fn checkpoints(graph: &Graph, chunk: u32, context: u32) -> Result<u64, PlanError> {
+    let overflow = || PlanError::Overflow { what: "the bytes of the checkpoints".into() };
+    Ok(Checkpoints::of(graph, chunk, context).ok_or_else(overflow)?.bytes)
 }
 
 /// The weights one after another, and their bytes.
@@ -202,10 +212,11 @@ fn nearest_fit(graph: &Graph, limits: Limits, budget: u64) -> Result<Fit, PlanEr
     // The arena does not depend on the context while the context holds a chunk.
     let longest = |chunk: u32| -> Result<Option<u32>, PlanError> {
         let arena = place(graph, Limits { chunk, ..limits })?.memory;
-        let rest = arena.total - arena.states;
+        let rest = arena.total - arena.states - checkpoints(graph, chunk, limits.context)?;
         let fits = |context: u32| -> Result<bool, PlanError> {
-            let states = place_states(graph, context)?.1;
-            Ok(rest.checked_add(states).is_some_and(|total| total <= budget))
+            let parts = [place_states(graph, context)?.1, checkpoints(graph, chunk, context)?];
+            let total = parts.into_iter().try_fold(rest, u64::checked_add);
+            Ok(total.is_some_and(|total| total <= budget))
         };
         if !fits(chunk)? {
             return Ok(None);

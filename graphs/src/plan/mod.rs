@@ -27,6 +27,7 @@
 //! [`Places`] finds the bytes of a value in it.
 
 mod arena;
+mod checkpoints;
 mod make;
 pub mod memory;
 mod needs;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::weights::Format;
 
+pub use checkpoints::Checkpoints;
 pub use make::{Fit, Limits, PlanError, plan};
 pub use places::{Place, Places};
 pub use scratch::{MoeScratch, panel_words};
@@ -88,7 +90,7 @@ pub struct Memory {
     pub arena: u64,
     /// Most bytes of buffers alive at one step: no arena can be smaller.
     pub live: u64,
-    /// Estimate of everything else: program, tokenizer, threads.
+    /// Everything else: [`Checkpoints`], and an estimate of program, tokenizer and threads.
     pub overhead: u64,
     /// `weights + states + arena + overhead`.
     pub total: u64,

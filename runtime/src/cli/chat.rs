@@ -6,6 +6,7 @@ use super::Exit;
 use super::error::Result;
 use super::model::{BundleArgument, RunOptions};
 use super::sampling::SamplingOptions;
+use super::session::SessionOptions;
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -20,12 +21,15 @@ pub(crate) struct Options {
     #[command(flatten)]
     sampling: SamplingOptions,
     #[command(flatten)]
+    session: SessionOptions,
+    #[command(flatten)]
     run: RunOptions,
 }
 
 #[cfg(not(feature = "text"))]
 pub(crate) fn run(options: &Options) -> Result<Exit> {
-    let Options { bundle: BundleArgument { bundle: _ }, system: _, n: _, sampling: _, run: _ } = options;
+    let Options { bundle: BundleArgument { bundle: _ }, system: _, n: _, sampling: _, session: _, run: _ } =
+        options;
     Err(super::error::CliError::NoText { what: "chat" })
 }
 
@@ -37,8 +41,9 @@ mod conversation {
     use std::io::{self, BufRead, IsTerminal, Write};
 
     use lfm_runtime::sample::Sampler;
-    use lfm_runtime::text::{ChatRequest, Detokenizer, Text};
+    use lfm_runtime::text::{ChatRequest, Detokenizer, Json, Text};
     use lfm_runtime::{Finish, Generation, Limits, Session};
+    use serde::Serialize;
 
     use super::{Exit, Options, Result};
     use crate::cli::error::CliError;
@@ -46,7 +51,7 @@ mod conversation {
     use crate::cli::interrupt::{self, Answer};
     use crate::cli::output;
 
-    /// A conversation and what the session has taken in of it.
+    /// A conversation and the session that it is held in.
     struct Conversation<'a> {
         text: &'a Text,
         session: Session,
@@ -54,12 +59,23 @@ mod conversation {
         /// Most tokens of an answer.
         tokens: usize,
         request: ChatRequest,
-        /// Ids that the session has taken in.
-        taken: Vec<u32>,
+    }
+
+    /// A message as it is kept with a session.
+    #[derive(Serialize)]
+    struct Kept<'a> {
+        role: &'a str,
+        content: &'a str,
+    }
+
+    /// What is kept with a session: what [`ChatRequest::from_json`] reads.
+    #[derive(Serialize)]
+    struct Note<'a> {
+        messages: Vec<Kept<'a>>,
     }
 
     pub(crate) fn run(options: &Options) -> Result<Exit> {
-        let (session, (text, defaults), _) = options
+        let (mut session, (text, defaults), _) = options
             .run
             .start(&options.bundle.bundle, |model| Ok((model.text()?, model.generation_defaults()?)))?;
         if text.template.is_none() {
@@ -73,14 +89,23 @@ mod conversation {
             Some(system) => ChatRequest::new().message("system", system),
             None => ChatRequest::new(),
         };
+        let note = options.session.restore(&mut session)?;
+        let mut request = first();
+        if !note.is_empty() {
+            request.messages = ChatRequest::from_json(&String::from_utf8_lossy(&note))?.messages;
+            let said = request.messages.len();
+            output::note(&format!("a conversation of {said} messages goes on; /reset starts again"));
+        }
         let tokens = options.n.unwrap_or(TOKENS);
-        let mut conversation =
-            Conversation { text: &text, session, sampler, tokens, request: first(), taken: Vec::new() };
+        let mut conversation = Conversation { text: &text, session, sampler, tokens, request };
 
         interrupt::install()?;
         let interactive = io::stdin().is_terminal();
         if interactive {
-            output::note("/reset starts again, /exit or Ctrl-D ends, Ctrl-C ends an answer");
+            output::note(
+                "/retry answers again, /undo takes the last message back, /reset starts again, /exit or Ctrl-D ends, \
+                 Ctrl-C ends an answer",
+            );
         }
         let mut lines = io::stdin().lock();
         let mut line = String::new();
@@ -96,18 +121,32 @@ mod conversation {
                 }
                 return Ok(Exit::Done);
             }
-            match line.trim() {
-                "" => {}
+            let done = match line.trim() {
+                "" => continue,
                 "/exit" => return Ok(Exit::Done),
-                "/reset" => conversation.request = first(),
-                message => match conversation.answer(message) {
-                    Ok(()) => {}
-                    Err(error @ CliError::Runtime(lfm_runtime::Error::ContextFull { .. })) => {
-                        output::report(&error);
-                        output::note("the message is left out; /reset starts again");
-                    }
-                    Err(error) => return Err(error),
-                },
+                "/reset" => {
+                    conversation.request = first();
+                    Ok(())
+                }
+                "/undo" => {
+                    conversation.undo();
+                    Ok(())
+                }
+                "/retry" => conversation.retry(),
+                message => conversation.answer(message),
+            };
+            match done {
+                Ok(()) => {}
+                Err(error @ CliError::Runtime(lfm_runtime::Error::ContextFull { .. })) => {
+                    output::report(&error);
+                    output::note("the message is left out; /reset starts again");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            if options.session.wanted() {
+                let note = conversation.note();
+                options.session.save(&mut conversation.session, &note)?;
             }
         }
     }
@@ -125,44 +164,58 @@ mod conversation {
             answer.map(drop)
         }
 
+        /// Answers the last message again.
+        fn retry(&mut self) -> Result<()> {
+            let said = self.request.messages.iter().rfind(|message| text(message, "role") == "user");
+            match said.map(|message| text(message, "content").to_owned()) {
+                Some(message) => {
+                    self.undo();
+                    self.answer(&message)
+                }
+                None => {
+                    output::note("there is no message yet");
+                    Ok(())
+                }
+            }
+        }
+
+        /// Takes the last message back, and the answer to it.
+        fn undo(&mut self) {
+            let messages = &mut self.request.messages;
+            match messages.iter().rposition(|message| text(message, "role") == "user") {
+                Some(last) => messages.truncate(last),
+                None => output::note("there is no message yet"),
+            }
+        }
+
+        /// The conversation, to be kept with the session.
+        fn note(&self) -> Vec<u8> {
+            let messages = self.request.messages.iter();
+            let messages =
+                messages.map(|said| Kept { role: text(said, "role"), content: text(said, "content") });
+            let messages = messages.collect();
+            // Writing strings to memory does not fail.
+            serde_json::to_vec(&Note { messages }).unwrap_or_default()
+        }
+
         fn write(&mut self) -> Result<String> {
             let ids = self.text.encode_chat(&self.request)?;
-            // What the session holds is of use if the conversation begins with it, as it does unless the
-            // tokenizer divides the answer's text in another way than the model did.
-            if ids.len() <= self.taken.len() || !ids.starts_with(&self.taken) {
-                self.session.clear();
-                self.taken.clear();
-            }
-            let room = self.session.context() - self.session.past();
-            let pending = ids.len() - self.taken.len();
-            if pending > room {
-                let (past, context) = (self.session.past(), self.session.context());
-                return Err(lfm_runtime::Error::ContextFull { past, wanted: pending, context }.into());
-            }
             let guard = Answer::start();
             let stop = self.text.eos();
             let limits = Limits { tokens: Some(self.tokens), stop, cancel: Some(guard.cancel()) };
             let mut stream = Detokenizer::new(true);
             let mut answer = String::new();
-            // Should anything fail on the way, nothing is known about what the session holds.
-            self.taken.clear();
-            let mut generation = Generation::new(&mut self.session, &mut self.sampler, ids, pending, limits);
-            let mut written = Ok(());
+            // The session has most of the conversation already.
+            let mut generation = Generation::start(&mut self.session, &mut self.sampler, ids, limits);
             for id in generation.by_ref() {
                 let piece = stream.push(&self.text.tokenizer, id?);
                 answer.push_str(piece);
-                written = output::write(piece);
-                if written.is_err() {
-                    break;
-                }
+                output::write(piece)?;
             }
             let rest = stream.finish();
             answer.push_str(rest);
             let finish = generation.finish();
-            let (mut history, pending) = generation.into_history();
-            history.truncate(history.len() - pending);
-            self.taken = history;
-            written.and_then(|()| output::write(&format!("{rest}\n")))?;
+            output::write(&format!("{rest}\n"))?;
             match finish {
                 Some(Finish::Length) => output::note("(the answer is cut: as long as -n allows)"),
                 Some(Finish::Context) => output::note("(the answer is cut: the context is full)"),
@@ -170,5 +223,10 @@ mod conversation {
             }
             Ok(answer)
         }
+    }
+
+    /// A field of a message.
+    fn text<'a>(message: &'a Json, field: &str) -> &'a str {
+        message.get(field).and_then(Json::as_str).unwrap_or_default()
     }
 }

@@ -13,6 +13,7 @@ use super::interrupt::{self, Answer};
 use super::model::{BundleArgument, RunOptions, token};
 use super::output;
 use super::sampling::SamplingOptions;
+use super::session::SessionOptions;
 use super::words::Words;
 
 /// Most tokens, unless the caller says otherwise.
@@ -39,6 +40,8 @@ pub(crate) struct Options {
     #[command(flatten)]
     sampling: SamplingOptions,
     #[command(flatten)]
+    session: SessionOptions,
+    #[command(flatten)]
     run: RunOptions,
 }
 
@@ -59,6 +62,9 @@ struct Prompt {
 struct Report<'a> {
     /// Ids that were taken in.
     prompt_tokens: &'a [u32],
+    /// How many of them were in the session; only with `--session`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused_tokens: Option<usize>,
     /// Generated ids, with the one that ended the answer.
     tokens: &'a [u32],
     /// Their text, without that one; null without a tokenizer.
@@ -94,7 +100,7 @@ impl Timings {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Exit> {
-    let (mut session, (mut words, defaults), load_s) =
+    let (mut session, (mut words, defaults), mut load_s) =
         options.run.start(&options.bundle.bundle, |model| {
             let words = match options.prompt.prompt {
                 Some(_) => Some(Words::open(model, "--prompt")?),
@@ -116,6 +122,10 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let vocab = session.model().vocab();
     let mut sampler = Sampler::new(settings, vocab).map_err(lfm_runtime::Error::from)?;
 
+    let start = Instant::now();
+    let note = options.session.restore(&mut session)?;
+    load_s += start.elapsed().as_secs_f64();
+
     interrupt::install()?;
     let answer = Answer::start();
     let limits =
@@ -123,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let start = Instant::now();
     let mut first = None;
     let mut text = String::new();
-    let mut generation = Generation::new(&mut session, &mut sampler, prompt.clone(), prompt.len(), limits);
+    let mut generation = Generation::start(&mut session, &mut sampler, prompt.clone(), limits);
     while let Some(id) = generation.next() {
         let id = id?;
         first.get_or_insert_with(|| start.elapsed().as_secs_f64());
@@ -138,17 +148,20 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let total = start.elapsed().as_secs_f64();
     let prefill_s = first.unwrap_or(total);
     let tokens = generation.tokens();
-    let timings = Timings::new(load_s, prompt.len(), prefill_s, tokens.len(), total - prefill_s);
+    let reused = generation.reused();
+    let timings = Timings::new(load_s, prompt.len() - reused, prefill_s, tokens.len(), total - prefill_s);
     let finish = generation.finish().map_or("error", |finish| finish.name());
     let rest = words.as_mut().map_or("", |words| words.finish());
     if options.json {
         text.push_str(rest);
         let text = words.is_some().then_some(text.as_str());
-        output::json(&Report { prompt_tokens: &prompt, tokens, text, finish, timings })?;
+        let reused_tokens = options.session.wanted().then_some(reused);
+        output::json(&Report { prompt_tokens: &prompt, reused_tokens, tokens, text, finish, timings })?;
     } else {
         output::write(&format!("{rest}\n"))?;
-        summary(&timings, prompt.len(), tokens.len(), finish);
+        summary(&timings, prompt.len() - reused, tokens.len(), finish);
     }
+    options.session.save(&mut session, &note)?;
     Ok(Exit::Done)
 }
 

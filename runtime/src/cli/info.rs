@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use lfm_graphs::plan::Checkpoints;
 use lfm_graphs::target::ByteSize;
 use lfm_runtime::Model;
 use lfm_runtime::machine::Machine;
@@ -102,11 +103,15 @@ fn about_bundle(model: &Model, machine: &Machine) -> String {
             format!("{} positions, chunks of {}, cache {}", plan.context, plan.chunk, manifest.kv.name()),
         ),
     ];
+    let checkpoints = Checkpoints::of(model.graph(), plan.chunk, plan.context).map_or(0, |kept| kept.bytes);
     let planned = [
         ("weights", size(memory.weights)),
         ("states", size(memory.states)),
         ("arena", size(memory.arena)),
-        ("other", size(memory.overhead)),
+        (
+            "other",
+            format!("{}, {} of it for checkpoints of a session", size(memory.overhead), size(checkpoints)),
+        ),
         ("total", size(memory.total) + fits),
     ];
     let mut text: String = rows.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();

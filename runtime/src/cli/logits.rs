@@ -10,9 +10,10 @@ use lfm_runtime::{Error, Route};
 use serde::Serialize;
 
 use super::Exit;
-use super::error::Result;
+use super::error::{CliError, Result};
 use super::model::{BundleArgument, RunOptions, token};
 use super::output;
+use super::session::SessionOptions;
 use super::words::Words;
 
 #[derive(Args, Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     /// Write the logits as tensor `logits` [positions, vocab], f32
     #[arg(short, value_name = "FILE.safetensors")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    session: SessionOptions,
     #[command(flatten)]
     run: RunOptions,
 }
@@ -50,6 +53,9 @@ struct Input {
 #[derive(Serialize)]
 struct Report {
     tokens: Vec<u32>,
+    /// How many of them were in the session; only with `--session`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused_tokens: Option<usize>,
     vocab: usize,
     digest: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +76,12 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
             Input { prompt: Some(text), .. } => Words::open(model, "--prompt")?.raw(text),
             Input { tokens, .. } => Ok(tokens.clone().unwrap_or_default()),
         })?;
+    if options.session.wanted() && (options.all || options.routes) {
+        return Err(CliError::argument(
+            "--session leaves out what was computed before, expected neither --all nor --routes with it",
+        ));
+    }
+    let note = options.session.restore(&mut session)?;
     let vocab = session.model().vocab();
     session.record_routes(options.routes);
     let positions = if options.all { tokens.len() } else { 1 };
@@ -79,16 +91,20 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         digest.update(rows);
         file.as_mut().map_or(Ok(()), |file| file.write(rows))
     };
+    let mut reused_tokens = None;
     if options.all {
         session.prefill_all(&tokens, |_, rows| take(rows))?;
     } else {
-        take(session.prefill(&tokens)?)?;
+        let start = session.start(&tokens)?;
+        take(start.logits)?;
+        reused_tokens = options.session.wanted().then_some(start.reused);
     }
     if let Some(file) = file {
         file.finish()?;
     }
     let routes = options.routes.then(|| by_layer(session.take_routes()));
-    output::json(&Report { tokens, vocab, digest: digest.finish(), routes })?;
+    output::json(&Report { tokens, reused_tokens, vocab, digest: digest.finish(), routes })?;
+    options.session.save(&mut session, &note)?;
     Ok(Exit::Done)
 }
 

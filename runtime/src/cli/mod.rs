@@ -15,6 +15,7 @@ mod perplexity;
 #[cfg(feature = "measure")]
 mod profile;
 mod sampling;
+mod session;
 mod tokenize;
 mod words;
 

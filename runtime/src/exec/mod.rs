@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use lfm_graphs::plan::Plan;
 
+pub(crate) use program::StateShape;
 #[cfg(feature = "wgpu")]
-pub(crate) use program::{AttentionStep, MoeStep, PanelsAt, StateShape};
+pub(crate) use program::{AttentionStep, MoeStep, PanelsAt};
 pub(crate) use program::{Kind, MatrixAt, Operand, Program, Rows, Step, VectorAt, compile};
+pub(crate) use state::Content;
 pub(crate) use state::States;
 
 use crate::cpu::kernels::{Kernels, Matrix};

@@ -6,6 +6,7 @@ use std::ops::Range;
 use lfm_graphs::weights::layout;
 
 use super::device::Gpu;
+use super::executor::Sizes;
 use super::pipeline::{CALL_BYTES, PARAMS_BYTES};
 use crate::error::{Error, Result};
 use crate::exec::{Kind, MatrixAt, StateShape, Step, VectorAt};
@@ -70,6 +71,8 @@ pub(crate) struct Memory {
     /// Matrices, by their offset in the weights.
     matrices: BTreeMap<usize, Vec<Piece>>,
     states: Vec<Option<wgpu::Buffer>>,
+    /// The windows of earlier positions, by state: `[slots][rows][channels]`.
+    kept: Vec<Option<wgpu::Buffer>>,
     shapes: Vec<StateShape>,
     pub(crate) context: usize,
     /// Bytes allocated.
@@ -157,9 +160,10 @@ impl Memory {
         arena: usize,
         weights: &[u8],
         states: &[StateShape],
-        context: usize,
+        sizes: Sizes,
     ) -> Result<Memory> {
         use wgpu::BufferUsages as U;
+        let Sizes { context, slots, .. } = sizes;
         let wanted = Wanted::of(steps);
         let small: usize = wanted.small.values().map(|len| len.next_multiple_of(16)).sum();
         let mut sizes = Vec::new();
@@ -174,10 +178,14 @@ impl Memory {
         let storage = U::STORAGE | U::COPY_DST | U::COPY_SRC;
         let arena = allocator.buffer("the arena", 4 * arena as u64, storage)?;
         let call = allocator.buffer("a call", CALL_STRIDE * CALL_SLOTS, U::UNIFORM | U::COPY_DST)?;
-        let mut kept = Vec::new();
-        kept.resize_with(states.len(), || None);
+        let (mut contents, mut kept) = (vec![None; states.len()], vec![None; states.len()]);
         for ((index, name), bytes) in wanted.states.iter().zip(sizes) {
-            kept[*index] = Some(allocator.buffer(&format!("the state of {name}"), bytes, storage)?);
+            contents[*index] = Some(allocator.buffer(&format!("the state of {name}"), bytes, storage)?);
+            if let Some(StateShape::Window { .. }) = states.get(*index) {
+                let at = format!("the checkpoints of {name}");
+                kept[*index] =
+                    Some(allocator.buffer(&at, bytes * slots as u64, U::COPY_SRC | U::COPY_DST)?);
+            }
         }
 
         let mut upload = Upload { gpu, under_way: 0 };
@@ -203,7 +211,8 @@ impl Memory {
             small,
             small_at,
             matrices,
-            states: kept,
+            states: contents,
+            kept,
             shapes: states.to_vec(),
             context,
             bytes: allocator.had,
@@ -236,8 +245,18 @@ impl Memory {
     }
 
     /// The states that are on the device, by index.
+    #[cfg(test)]
     pub(crate) fn states(&self) -> impl Iterator<Item = (usize, &wgpu::Buffer)> {
         self.states.iter().enumerate().filter_map(|(index, buffer)| Some((index, buffer.as_ref()?)))
+    }
+
+    /// The windows that are on the device, where earlier ones are kept, and the bytes of each.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = (&wgpu::Buffer, &wgpu::Buffer, u64)> {
+        let buffers = self.states.iter().zip(&self.kept).zip(&self.shapes);
+        buffers.filter_map(|((window, kept), shape)| {
+            let bytes = state_bytes(shape, 0).filter(|bytes| *bytes > 0)?;
+            Some((window.as_ref()?, kept.as_ref()?, bytes))
+        })
     }
 }
 

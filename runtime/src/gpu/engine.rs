@@ -7,7 +7,7 @@ use super::executor::{GpuExecutor, Sizes};
 use crate::error::{Error, Result};
 use crate::exec::{Lap, Program, Route};
 use crate::model::Model;
-use crate::session::{Cpu, Options};
+use crate::session::{Cpu, Options, planned};
 
 /// A program on a device, its first steps perhaps on the CPU.
 #[derive(Debug)]
@@ -59,7 +59,8 @@ impl Engine {
             Some(n) => return Err(Error::Argument(format!("GPU layers are {n}, expected 0 to {all}"))),
         };
         let split = split(program, layers, all);
-        let sizes = Sizes { chunk, head_rows: model.plan().head_rows as usize, context };
+        let (slots, _) = planned(model);
+        let sizes = Sizes { chunk, head_rows: model.plan().head_rows as usize, context, slots };
         let gpu = GpuExecutor::new(Gpu::open(adapter)?, program, split, model.weights(), sizes)?;
         let first = if split == 0 {
             None
@@ -94,11 +95,20 @@ impl Engine {
         self.gpu.submissions
     }
 
-    pub(crate) fn clear(&mut self, program: &Program) {
+    /// Keeps the windows in `slot`.
+    pub(crate) fn keep(&mut self, slot: usize) {
         if let Some(First { cpu, .. }) = &mut self.first {
-            cpu.states.clear(&program.states);
+            cpu.states.keep(slot);
         }
-        self.gpu.clear(program);
+        self.gpu.keep(slot);
+    }
+
+    /// Goes back to `past` positions, whose windows are in `slot`; to the beginning without one.
+    pub(crate) fn go_back(&mut self, past: usize, slot: Option<usize>) -> Result<()> {
+        if let Some(First { cpu, .. }) = &mut self.first {
+            cpu.states.go_back(past, slot);
+        }
+        self.gpu.go_back(past, slot)
     }
 
     /// As [`GpuExecutor::pass`].

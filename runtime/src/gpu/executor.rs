@@ -39,7 +39,7 @@ pub(crate) struct GpuExecutor {
     at: Rows,
     head_rows: usize,
     past: usize,
-    /// Submissions so far, those of uploads left out.
+    /// Submissions so far, those of uploads and checkpoints left out.
     pub(crate) submissions: u64,
     /// Dropped last: buffers go before their device.
     gpu: Gpu,
@@ -147,6 +147,8 @@ pub(crate) struct Sizes {
     pub(crate) chunk: usize,
     pub(crate) head_rows: usize,
     pub(crate) context: usize,
+    /// Earlier windows that are kept.
+    pub(crate) slots: usize,
 }
 
 impl GpuExecutor {
@@ -163,8 +165,8 @@ impl GpuExecutor {
     ) -> Result<GpuExecutor> {
         let steps = || program.body.iter().skip(split).chain(&program.tail);
         let crossing = crossing(steps());
-        let Sizes { chunk, head_rows, context } = sizes;
-        let memory = Memory::new(&gpu, steps(), program.arena, weights, &program.states, context)?;
+        let Sizes { chunk, head_rows, .. } = sizes;
+        let memory = Memory::new(&gpu, steps(), program.arena, weights, &program.states, sizes)?;
         let builder = Builder::new(&gpu, &memory, chunk);
         let mut recorder = Recorder { builder, tables: Vec::new(), made: BTreeSet::new() };
         let (mut ends, mut routing) = (Vec::new(), Vec::new());
@@ -231,16 +233,27 @@ impl GpuExecutor {
         self.memory.context
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self, program: &Program) {
-        self.past = 0;
+    /// Keeps the windows in `slot`.
+    pub(crate) fn keep(&mut self, slot: usize) {
         let mut encoder = self.encoder();
-        for (index, buffer) in self.memory.states() {
-            if let Some(crate::exec::StateShape::Window { .. }) = program.states.get(index) {
-                encoder.clear_buffer(buffer, 0, None);
+        for (window, kept, bytes) in self.memory.windows() {
+            encoder.copy_buffer_to_buffer(window, 0, kept, slot as u64 * bytes, bytes);
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+    }
+
+    /// Goes back to `past` positions, whose windows are in `slot`; to the beginning without one.
+    pub(crate) fn go_back(&mut self, past: usize, slot: Option<usize>) -> Result<()> {
+        self.past = past;
+        let mut encoder = self.encoder();
+        for (window, kept, bytes) in self.memory.windows() {
+            match slot {
+                Some(slot) => encoder.copy_buffer_to_buffer(kept, slot as u64 * bytes, window, 0, bytes),
+                None => encoder.clear_buffer(window, 0, None),
             }
         }
         self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.check()
     }
 
     /// The values that steps before the first one here leave in the arena, as rows.

@@ -50,6 +50,18 @@ fn suggestions_fit_and_are_the_nearest() {
 }
 
 #[test]
+fn checkpoints_are_part_of_the_overhead() {
+    let graph = tiny();
+    let of = |chunk, context| Checkpoints::of(&graph, chunk, context).unwrap();
+    let plan = plan(&graph, limits(32, 1000)).unwrap();
+    assert_eq!(plan.memory.overhead, limits(32, 1000).overhead + of(32, 1000).bytes);
+    // 2 windows of 2 x 32 floats, a position each; the logits after a prompt, and its tokens.
+    let Checkpoints { boundaries, count, bytes } = of(32, 1000);
+    assert_eq!((boundaries, count, bytes), (32, 40, 40 * (2 * 256 + 4) + 4 * 96 + 4 * 1008));
+    assert_eq!([of(1, 1000), of(8, 4096), of(512, 1 << 17)].map(|kept| kept.boundaries), [64, 64, 256]);
+}
+
+#[test]
 fn overflow_is_an_error() {
     let graph = tiny();
     let error = plan(&graph, Limits { overhead: u64::MAX, ..limits(4, 8) }).unwrap_err();

@@ -9,6 +9,7 @@ use lfm_graphs::weights::{Format, layout, pack};
 use crate::exec::{Kind, MatrixAt, Rows, StateShape, Step, VectorAt};
 use crate::gpu::buffers::Memory;
 use crate::gpu::device::Gpu;
+use crate::gpu::executor::Sizes;
 use crate::gpu::pipeline::Arithmetic;
 use crate::gpu::record::{Builder, Recording};
 
@@ -189,7 +190,8 @@ impl Bench {
         let step = Step { name: "test".into(), kind };
         let memory = self.memory.get_or_insert_with(|| {
             let steps = std::iter::once(&step);
-            Memory::new(gpu, steps, self.arena.len(), &self.weights, &self.states, self.context).unwrap()
+            let sizes = Sizes { chunk: 1, head_rows: 1, context: self.context, slots: 1 };
+            Memory::new(gpu, steps, self.arena.len(), &self.weights, &self.states, sizes).unwrap()
         });
         let mut builder = Builder::new(gpu, memory, call[0] as usize);
         builder.name = "test".into();

@@ -1,6 +1,18 @@
 //! A session: one conversation with a model.
+//!
+//! A session knows the tokens that it has taken in, and keeps checkpoints: at chunk boundaries, and where the last few
+//! prompts begin and end. It goes back to any of them ([`Session::rewind`]), so a prompt that begins as an earlier one
+//! costs only what differs ([`Session::start`]). Going back is exact: logits are those of a session that never went
+//! further.
+
+mod checkpoints;
+pub mod file;
 
 use std::ops::Range;
+
+use checkpoints::Checkpoints;
+#[cfg(feature = "wgpu")]
+pub(crate) use checkpoints::planned;
 
 use crate::cpu::kernels::{self, Kernels};
 use crate::cpu::pool::{MAX_THREADS, Pool};
@@ -50,6 +62,21 @@ pub struct Session {
     model: Model,
     engine: Engine,
     chunk: usize,
+    /// What was taken in.
+    tokens: Vec<u32>,
+    checkpoints: Checkpoints,
+    /// The logits after the last prompt, and its end; 0 when there is none.
+    after: Vec<f32>,
+    after_position: usize,
+}
+
+/// A prompt taken in from the beginning.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// How many of its tokens were not computed again.
+    pub reused: usize,
+    /// The logits after its last token.
+    pub logits: &'a [f32],
 }
 
 /// What runs the program.
@@ -90,7 +117,8 @@ impl Cpu {
             );
             Error::System { attempt, source: std::io::ErrorKind::OutOfMemory.into() }
         };
-        let states = States::new(&model.program().states, context).ok_or_else(no_room)?;
+        let (slots, _) = checkpoints::planned(model);
+        let states = States::new(&model.program().states, context, slots).ok_or_else(no_room)?;
         let executor = Executor::new(model.program(), plan, pool, kernels).ok_or_else(no_room)?;
         Ok(Cpu { executor, states })
     }
@@ -125,7 +153,10 @@ impl Session {
                 ));
             }
         };
-        Ok(Session { engine, chunk, model })
+        let checkpoints = Checkpoints::new(checkpoints::planned(&model), chunk, context);
+        let after = vec![0.0; model.vocab()];
+        let tokens = Vec::with_capacity(context);
+        Ok(Session { engine, chunk, model, tokens, checkpoints, after, after_position: 0 })
     }
 
     /// The model.
@@ -193,32 +224,139 @@ impl Session {
         self.chunk
     }
 
+    /// The tokens taken in so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The positions to which the session can go back, ascending, without 0 and where it is.
+    pub fn checkpoints(&self) -> Vec<usize> {
+        self.checkpoints.used().into_iter().map(|(position, _)| position).collect()
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
-        let program = self.model.program();
-        match &mut self.engine {
-            Engine::Cpu(cpu) => cpu.states.clear(&program.states),
-            #[cfg(feature = "wgpu")]
-            Engine::Gpu(gpu) => gpu.clear(program),
+        // Nothing is left to be wrong on a device that fails here: the next pass says so.
+        let _ = self.go_back(0, None);
+    }
+
+    /// Goes back to the last checkpoint up to `position`, and says where that is. A position that is not behind the
+    /// session changes nothing.
+    ///
+    /// # Errors
+    /// When a GPU fails.
+    pub fn rewind(&mut self, position: usize) -> Result<usize> {
+        if position < self.past() {
+            let (position, slot) = self.checkpoints.last(position);
+            self.go_back(position, slot)?;
         }
+        Ok(self.past())
+    }
+
+    /// Goes back to the position whose windows are in `slot`.
+    fn go_back(&mut self, position: usize, slot: Option<usize>) -> Result<()> {
+        self.tokens.truncate(position);
+        self.checkpoints.forget_after(position);
+        if self.after_position > position {
+            self.after_position = 0;
+        }
+        match &mut self.engine {
+            Engine::Cpu(cpu) => {
+                cpu.states.go_back(position, slot);
+                Ok(())
+            }
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.go_back(position, slot),
+        }
+    }
+
+    /// Keeps a checkpoint here.
+    fn keep(&mut self) {
+        if let Some(slot) = self.checkpoints.take(self.past()) {
+            match &mut self.engine {
+                Engine::Cpu(cpu) => cpu.states.keep(slot),
+                #[cfg(feature = "wgpu")]
+                Engine::Gpu(gpu) => gpu.keep(slot),
+            }
+        }
+    }
+
+    /// Takes `tokens` in from the beginning, and gives the logits after the last of them, `[vocab]`. What the session
+    /// holds already is not computed again: it goes back to the last checkpoint up to which its tokens are those.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn start(&mut self, tokens: &[u32]) -> Result<Start<'_>> {
+        self.check(0, tokens)?;
+        let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        if shared == tokens.len()
+            && self.after_position == shared
+            && (shared == self.past() || self.checkpoints.last(shared).0 == shared)
+        {
+            self.rewind(shared)?;
+            return Ok(Start { reused: shared, logits: &self.after });
+        }
+        // Logits come from the last token, so that is always computed.
+        let reused = self.rewind(shared.min(tokens.len() - 1))?;
+        Ok(Start { reused, logits: self.prefill(&tokens[reused..])? })
     }
 
     /// Takes `tokens` in and gives the logits after the last of them, `[vocab]`.
     ///
     /// # Errors
-    /// When there are none, one is outside the vocabulary, or the context is too small. The session is then as before.
+    /// When there are none, one is outside the vocabulary, or the context is too small: the session is then as before.
+    /// When anything else fails, it goes back to a checkpoint.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32]> {
-        self.check(tokens)?;
-        let chunks = tokens.len().div_ceil(self.chunk);
-        for (index, chunk) in tokens.chunks(self.chunk).enumerate() {
-            let rows = chunk.len();
-            self.pass(chunk, if index + 1 == chunks { rows - 1 } else { rows }..rows, |_, _| Ok(()))?;
+        self.check(self.past(), tokens)?;
+        let mark = tokens.len() > 1;
+        if mark {
+            self.keep();
         }
-        match &mut self.engine {
-            Engine::Cpu(cpu) => cpu.executor.logits(self.model.program(), 1),
+        self.passes(tokens, false, |_, _| Ok(()))?;
+        if mark {
+            self.keep();
+        }
+        let (program, past) = (self.model.program(), self.past());
+        let logits = match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.logits(program, 1)?,
             #[cfg(feature = "wgpu")]
-            Engine::Gpu(gpu) => gpu.logits(1),
+            Engine::Gpu(gpu) => gpu.logits(1)?,
+        };
+        if mark {
+            self.after.copy_from_slice(logits);
+            self.after_position = past;
         }
+        Ok(logits)
+    }
+
+    /// Takes tokens in, and hands logits to `sink`: those of all rows, or only of the last: the index of the first
+    /// token of a group, and its rows.
+    fn passes(
+        &mut self,
+        mut tokens: &[u32],
+        all: bool,
+        mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while !tokens.is_empty() {
+            let rows = tokens.len().min(self.chunk).min(self.checkpoints.room(self.past()));
+            let (chunk, rest) = tokens.split_at(rows);
+            let first = if all { 0 } else { rows - usize::from(rest.is_empty()) };
+            if let Err(error) = self.pass(chunk, first..rows, |rows, logits| sink(done + rows.start, logits))
+            {
+                // Some windows may have moved on, others not.
+                let (position, slot) = self.checkpoints.last(self.tokens.len());
+                let _ = self.go_back(position, slot);
+                return Err(error);
+            }
+            self.tokens.extend_from_slice(chunk);
+            if self.checkpoints.keeps(self.past()) {
+                self.keep();
+            }
+            done += rows;
+            tokens = rest;
+        }
+        Ok(())
     }
 
     /// Takes one chunk in, and hands the logits of the rows `wanted` of it to `sink`, some rows at a time.
@@ -260,15 +398,10 @@ impl Session {
     pub fn prefill_all(
         &mut self,
         tokens: &[u32],
-        mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
+        sink: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.check(tokens)?;
-        let mut done = 0;
-        for chunk in tokens.chunks(self.chunk) {
-            self.pass(chunk, 0..chunk.len(), |rows, logits| sink(done + rows.start, logits))?;
-            done += chunk.len();
-        }
-        Ok(())
+        self.check(self.past(), tokens)?;
+        self.passes(tokens, true, sink)
     }
 
     /// Starts or stops to record which experts are chosen.
@@ -309,7 +442,8 @@ impl Session {
         }
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    /// Whether `tokens` can be taken in behind `past` positions.
+    fn check(&self, past: usize, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::Argument("there are no tokens, expected at least one".into()));
         }
@@ -317,7 +451,7 @@ impl Session {
         if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::Token { id: *id, vocab });
         }
-        let (past, context) = (self.past(), self.context());
+        let context = self.context();
         if tokens.len() > context - past {
             return Err(Error::ContextFull { past, wanted: tokens.len(), context });
         }
