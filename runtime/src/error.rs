@@ -88,6 +88,9 @@ pub enum Error {
         /// Positions there are.
         context: usize,
     },
+    /// An earlier pass failed halfway.
+    #[error("an earlier pass of this session failed halfway, expected the session to be cleared first")]
+    Torn,
     /// A token id outside the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab}")]
     Token {

@@ -15,6 +15,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`model`] | a bundle: mapped, verified, its steps resolved |
+//! | `paging` | the same with less memory than the weights take (feature `paging`) |
 //! | [`session`] | states, arena and threads of one conversation |
 //! | [`generate`] | token after token, by a sampler, until something ends it |
 //! | [`sample`] | from logits to the next token |
@@ -39,6 +40,7 @@ pub mod golden;
 pub mod gpu;
 pub mod machine;
 pub mod model;
+pub mod paging;
 pub mod perplexity;
 pub mod profile;
 pub mod sample;
@@ -50,4 +52,5 @@ pub use error::{Error, Result};
 pub use exec::Route;
 pub use generate::{Finish, Generation, Limits};
 pub use model::{GenerationDefaults, Model};
+pub use paging::Budget;
 pub use session::{Backend, Options, Session, Start};

@@ -7,7 +7,7 @@ use std::alloc::System;
 use common::{FORMATS, Recipe};
 use lfm_graphs::testing::Tiny;
 use lfm_runtime::sample::{Sampler, Settings};
-use lfm_runtime::{Generation, Limits, Model, Options};
+use lfm_runtime::{Budget, Generation, Limits, Model, Options};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -28,6 +28,18 @@ fn decoding_does_not_allocate() {
     for format in FORMATS {
         for threads in [1, 2] {
             let made = Recipe::new(Tiny::moe(), format).make();
+            let least = Model::open(&made.path).unwrap().least_memory(None).unwrap().cache;
+            // One thread that reads: it has started when the first experts are there.
+            let paged = Model::open_with(&made.path, &Budget::cache(least).with_readers(Some(1))).unwrap();
+            let mut paged = paged.session(&Options::default()).unwrap();
+            paged.prefill(&[1, 2, 3]).unwrap();
+            paged.decode(4).unwrap();
+            let before = allocations();
+            for id in 0..40 {
+                paged.decode(id).unwrap();
+            }
+            assert_eq!(allocations() - before, 0, "decode with paged experts: {format}");
+
             let model = Model::open(&made.path).unwrap();
             let options = Options { threads: Some(threads), ..Options::default() };
             let mut session = model.session(&options).unwrap();

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::few;
 use crate::machine::{self, Gauge, Limits};
 use crate::model::Model;
+use crate::paging::{Layout, Stats};
 use crate::session::{Options, Session};
 
 pub use work::Work;
@@ -80,6 +81,26 @@ impl Speed {
     }
 }
 
+/// What paging does in a model that was opened with a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Paging {
+    /// How memory is divided.
+    pub layout: Layout,
+    /// While prompts are taken in.
+    pub prefill: Option<Paged>,
+    /// While tokens are decoded.
+    pub decode: Option<Paged>,
+}
+
+/// What paging does in one way of working, over all repetitions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Paged {
+    /// Share of the needed experts that were in memory.
+    pub hit_rate: Option<f64>,
+    /// Bytes read for each token.
+    pub bytes_per_token: f64,
+}
+
 /// What was measured, and on what.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
@@ -109,12 +130,15 @@ pub struct Report {
     pub decode_tok_s: Option<Speed>,
     /// Most bytes of memory held at once.
     pub peak_rss_bytes: Option<u64>,
-    /// Bytes that the plan states.
+    /// Bytes that the plan states, or the budget.
     pub planned_bytes: u64,
+    /// What paging does, if the model was opened with a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paging: Option<Paging>,
     /// Bytes of weights that one decoded token reads.
     pub weight_bytes_per_token: u64,
     /// Bytes a second that as many threads of the CPU read from memory; as all limits and shares, nothing if a GPU
-    /// computes.
+    /// computes or experts are paged.
     pub read_bytes_s: Option<f64>,
     /// Share of that at which decoding reads weights, by the median.
     pub read_share: Option<f64>,
@@ -156,18 +180,25 @@ pub fn run(
     let no_gauge =
         |source| Error::System { attempt: "cannot measure what the machine can do".into(), source };
     let device = session.device();
-    let gauge = device.is_none().then(|| Gauge::new(session.threads(), session.isa()));
+    // The buffer of the gauge is not in a budget.
+    let gauge =
+        (device.is_none() && model.paging().is_none()).then(|| Gauge::new(session.threads(), session.isa()));
     let mut gauge = gauge.transpose().map_err(no_gauge)?;
     warm_up(&mut session)?;
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let (mut paged_prefill, mut paged_decode) = (Stats::default(), Stats::default());
     let (mut peak_rss_bytes, mut limits) = (None, None::<Limits>);
     for repetition in 0..workload.repetitions {
-        let ways =
-            [(Way::Prefill, workload.prompt, &mut prefill), (Way::Decode, workload.generate, &mut decode)];
-        for (way, tokens, speeds) in ways {
+        let ways = [
+            (Way::Prefill, workload.prompt, &mut prefill, &mut paged_prefill),
+            (Way::Decode, workload.generate, &mut decode, &mut paged_decode),
+        ];
+        for (way, tokens, speeds, paged) in ways {
             if tokens > 0 {
                 let ids = descend(&mut session, workload.depth, tokens, repetition)?;
+                let before = model.paging_stats().unwrap_or_default();
                 speeds.push(tokens as f64 / way.time(&mut session, &ids)?.max(1e-9));
+                *paged += model.paging_stats().unwrap_or_default().since(before);
             }
         }
         // The buffer of the first measurement is in the system's peak, but no longer in memory.
@@ -179,6 +210,17 @@ pub fn run(
         progress(repetition + 1, workload.repetitions);
     }
     let (prefill_tok_s, decode_tok_s) = (Speed::of(prefill), Speed::of(decode));
+    let paging = model.paging().map(|layout| {
+        let phase = |tokens: usize, stats: Stats| Paged {
+            hit_rate: stats.hit_rate(),
+            bytes_per_token: stats.bytes_read as f64 / (tokens * workload.repetitions).max(1) as f64,
+        };
+        Paging {
+            layout,
+            prefill: (workload.prompt > 0).then(|| phase(workload.prompt, paged_prefill)),
+            decode: (workload.generate > 0).then(|| phase(workload.generate, paged_decode)),
+        }
+    });
     let (body, tail) = Work::of_graph(model.graph(), model.plan());
     // The products of a prompt, shared out between its tokens.
     let rate = |body: u64, tail: u64| {
@@ -201,7 +243,8 @@ pub fn run(
         prefill_tok_s,
         decode_tok_s,
         peak_rss_bytes,
-        planned_bytes: model.plan().memory.total,
+        planned_bytes: model.paging().map_or(model.plan().memory.total, |layout| layout.total),
+        paging,
         weight_bytes_per_token: weight_bytes,
         read_bytes_s: limits.map(|limits| limits.read_bytes_s),
         read_share: limits

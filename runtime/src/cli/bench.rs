@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use clap::Args;
 use lfm_graphs::target::ByteSize;
-use lfm_runtime::bench::{self, Report, Speed, Workload};
+use lfm_runtime::bench::{self, Paged, Paging, Report, Speed, Workload};
+use lfm_runtime::paging::Layout;
 
 use super::Exit;
 use super::error::Result;
@@ -72,6 +73,16 @@ fn table(report: &Report) -> String {
     let peak = report.peak_rss_bytes.map_or("unknown".to_owned(), size);
     text += &format!("\nload      {:.3} s\n", report.load_s);
     text += &format!("memory    {peak} at most, {} planned\n", size(report.planned_bytes));
+    if let Some(Paging { layout, prefill, decode }) = &report.paging {
+        let Layout { hot, cache, slots, experts, .. } = layout;
+        let (hot, cache) = (size(*hot), size(*cache));
+        text += &format!("paging    {hot} resident, {slots} of {experts} experts in {cache}\n");
+        for (name, paged) in [("prefill", prefill), ("decode", decode)] {
+            let Some(Paged { hit_rate, bytes_per_token }) = paged else { continue };
+            let hits = hit_rate.map_or(String::new(), |rate| format!("{:.1} % hit, ", 100.0 * rate));
+            text += &format!("          {name}: {hits}{} read a token\n", size(*bytes_per_token as u64));
+        }
+    }
     if let Some(bandwidth) = report.read_bytes_s {
         text += &format!("bandwidth {:.1} GB/s", bandwidth / 1e9);
         if let Some(share) = report.read_share {
@@ -110,6 +121,7 @@ mod tests {
             decode_tok_s: Some(Speed { min: 26.3, median: 27.25, max: 28.3 }),
             peak_rss_bytes: Some(4_840_000_000),
             planned_bytes: 4_850_000_000,
+            paging: None,
             weight_bytes_per_token: 900_000_000,
             read_bytes_s: Some(26.04e9),
             read_share: Some(0.941),
@@ -136,6 +148,29 @@ mod tests {
         memory    4.51 GiB at most, 4.52 GiB planned
         bandwidth 26.0 GB/s, a token reads 858.31 MiB of weights: decoding uses 94 %
         products  410 int8 GMAC/s in registers, 273 in prefill: 67 %
+        ");
+    }
+
+    #[test]
+    fn what_paging_does() {
+        let layout = Layout {
+            hot: 370_000_000,
+            cache: 2_000_000_000,
+            slots: 323,
+            experts: 704,
+            total: 2_500_000_000,
+            locked: true,
+            direct: true,
+        };
+        let prefill = Some(Paged { hit_rate: Some(0.5), bytes_per_token: 6_190_000.0 });
+        let decode = Some(Paged { hit_rate: Some(0.456), bytes_per_token: 300e6 });
+        let report = Report { paging: Some(Paging { layout, prefill, decode }), ..report() };
+        let table = table(&report);
+        let lines: Vec<&str> = table.lines().skip_while(|line| !line.starts_with("paging")).take(3).collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        paging    352.86 MiB resident, 323 of 704 experts in 1.86 GiB
+                  prefill: 50.0 % hit, 5.90 MiB read a token
+                  decode: 45.6 % hit, 286.10 MiB read a token
         ");
     }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use clap::Args;
+use lfm_runtime::paging::Stats;
 use lfm_runtime::sample::Sampler;
 use lfm_runtime::{Generation, Limits};
 use serde::Serialize;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use super::Exit;
 use super::error::Result;
 use super::interrupt::{self, Answer};
-use super::model::{BundleArgument, RunOptions, token};
+use super::model::{BundleArgument, RunOptions, paged, token};
 use super::output;
 use super::sampling::SamplingOptions;
 use super::session::SessionOptions;
@@ -72,6 +73,9 @@ struct Report<'a> {
     /// `stop`, `length`, `context` or `cancelled`.
     finish: &'a str,
     timings: Timings,
+    /// What paging has done, with a budget of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paging: Option<Stats>,
 }
 
 /// Seconds, and tokens a second where there are any.
@@ -122,6 +126,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let vocab = session.model().vocab();
     let mut sampler = Sampler::new(settings, vocab).map_err(lfm_runtime::Error::from)?;
 
+    let model = session.model().clone();
     let start = Instant::now();
     let note = options.session.restore(&mut session)?;
     load_s += start.elapsed().as_secs_f64();
@@ -150,16 +155,20 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let tokens = generation.tokens();
     let reused = generation.reused();
     let timings = Timings::new(load_s, prompt.len() - reused, prefill_s, tokens.len(), total - prefill_s);
+    let paging = model.paging_stats();
     let finish = generation.finish().map_or("error", |finish| finish.name());
     let rest = words.as_mut().map_or("", |words| words.finish());
     if options.json {
         text.push_str(rest);
         let text = words.is_some().then_some(text.as_str());
         let reused_tokens = options.session.wanted().then_some(reused);
-        output::json(&Report { prompt_tokens: &prompt, reused_tokens, tokens, text, finish, timings })?;
+        output::json(&Report { prompt_tokens: &prompt, reused_tokens, tokens, text, finish, timings, paging })?;
     } else {
         output::write(&format!("{rest}\n"))?;
         summary(&timings, prompt.len() - reused, tokens.len(), finish);
+        if let Some(stats) = paging {
+            output::note(&paged(&model, stats, prompt.len() - reused + tokens.len()));
+        }
     }
     options.session.save(&mut session, &note)?;
     Ok(Exit::Done)

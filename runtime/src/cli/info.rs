@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use lfm_graphs::plan::Checkpoints;
+use lfm_graphs::plan::memory::PagedMemory;
 use lfm_graphs::target::ByteSize;
 use lfm_runtime::Model;
 use lfm_runtime::machine::Machine;
@@ -69,6 +70,25 @@ fn about_gpus() -> String {
     String::new()
 }
 
+/// The least budget, where there are experts to page.
+fn about_budget(model: &Model) -> String {
+    let Ok(least) = model.least_memory(None) else { return String::new() };
+    if least.cache == 0 {
+        return String::new();
+    }
+    // A process that holds a little more when it runs should not need more.
+    let total = ByteSize(least.total.next_multiple_of(1 << 20) + (1 << 20));
+    let PagedMemory { hot, cache, states, arena, overhead, .. } = least;
+    format!(
+        "\nleast budget, experts paged: --ram {total}\n  hot      {}\n  experts  {}\n  states   {}\n  arena    {}\n  other    {}\n",
+        size(hot),
+        size(cache),
+        size(states),
+        size(arena),
+        size(overhead),
+    )
+}
+
 fn about_bundle(model: &Model, machine: &Machine) -> String {
     let (manifest, plan, target) = (model.manifest(), model.plan(), model.target());
     let billions = |n: u64| format!("{:.3} M", n as f64 / 1e6);
@@ -117,5 +137,5 @@ fn about_bundle(model: &Model, machine: &Machine) -> String {
     let mut text: String = rows.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();
     text += "\nplanned memory\n";
     text.extend(planned.iter().map(|(name, value)| format!("  {name:<8} {value}\n")));
-    text
+    text + &about_budget(model)
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use lfm_runtime::{Model, Options, Session};
+use lfm_graphs::target::ByteSize;
+use lfm_runtime::paging::Stats;
+use lfm_runtime::{Budget, Model, Options, Session};
 
 use super::error::{CliError, Result};
 use super::output::{Progress, note};
@@ -43,8 +45,11 @@ pub(crate) struct RunOptions {
     /// Positions [default: as planned]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Most memory of the process, such as 3GiB: experts are read from the file when they are chosen
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<ByteSize>,
     /// Copy the weights into huge pages first: faster, but the start takes as long as reading the file
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ram")]
     huge_pages: bool,
     /// Compare the weights with their hash first
     #[arg(long)]
@@ -77,7 +82,15 @@ impl RunOptions {
                 "{flag} is given with backend cpu, expected `--backend wgpu`"
             )));
         }
-        let mut model = Model::open(bundle)?;
+        if self.ram.is_some() && self.backend == Backend::Wgpu {
+            return Err(CliError::argument(
+                "--ram is given with backend wgpu, expected `--backend cpu`: a GPU keeps all weights",
+            ));
+        }
+        let mut model = match self.ram {
+            None => Model::open(bundle)?,
+            Some(ram) => Model::open_with(bundle, &Budget::ram(ram.0).with_context(self.context))?,
+        };
         if self.huge_pages {
             model =
                 model.with_huge_pages(std::thread::available_parallelism().map_or(1, usize::from).min(4))?;
@@ -108,6 +121,19 @@ impl RunOptions {
         let session = model.session(&self.session())?;
         Ok((session, more, start.elapsed().as_secs_f64()))
     }
+}
+
+/// What paging has done, for a summary; nothing if all weights are in memory.
+pub(crate) fn paged(model: &Model, stats: Stats, tokens: usize) -> String {
+    let Some(layout) = model.paging() else { return String::new() };
+    let rate = stats.hit_rate().map_or(String::new(), |rate| format!("{:.1} % of them hit, ", 100.0 * rate));
+    format!(
+        "{} of {} experts fit into memory, {rate}{} read, {} a token",
+        layout.slots,
+        layout.experts,
+        ByteSize(stats.bytes_read).approx(),
+        ByteSize(stats.bytes_read / tokens.max(1) as u64).approx(),
+    )
 }
 
 /// The bundle to run.

@@ -13,6 +13,7 @@ mod state;
 pub(crate) mod trig;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lfm_graphs::plan::Plan;
@@ -27,6 +28,7 @@ pub(crate) use state::States;
 use crate::cpu::kernels::{Kernels, Matrix};
 use crate::cpu::pool::Pool;
 use crate::error::{Error, Result};
+use crate::paging::Pager;
 use arena::Arena;
 
 /// Everything that one thread of control needs to run a program.
@@ -36,6 +38,8 @@ pub(crate) struct Executor {
     pub(crate) kernels: &'static dyn Kernels,
     arena: Arena,
     head_rows: usize,
+    /// What reads experts that are not in memory.
+    pager: Option<Arc<Pager>>,
     /// The routes of the chunk that is running, if they are wanted.
     pub(crate) routes: Option<Vec<Route>>,
     /// What every step has taken, those of the body first, if that is wanted.
@@ -94,7 +98,20 @@ impl Executor {
         kernels: &'static dyn Kernels,
     ) -> Option<Executor> {
         let arena = Arena::new(program.arena)?;
-        Some(Executor { pool, kernels, arena, head_rows: plan.head_rows as usize, routes: None, laps: None })
+        Some(Executor {
+            pool,
+            kernels,
+            arena,
+            head_rows: plan.head_rows as usize,
+            pager: None,
+            routes: None,
+            laps: None,
+        })
+    }
+
+    /// Takes experts from a pager.
+    pub(crate) fn with_pager(self, pager: Option<Arc<Pager>>) -> Executor {
+        Executor { pager, ..self }
     }
 
     /// Runs one chunk through the body. States move on by `tokens.len()` positions.
@@ -105,11 +122,15 @@ impl Executor {
         states: &mut States,
         tokens: &[u32],
     ) -> Result<()> {
+        if std::mem::replace(&mut states.torn, true) {
+            return Err(Error::Torn);
+        }
         let call = Call { weights, tokens, past: states.past };
         for (index, step) in program.body.iter().enumerate() {
             self.timed(index, step, call, states, tokens.len(), 0..0)?;
         }
         states.past += tokens.len();
+        states.torn = false;
         Ok(())
     }
 
@@ -192,7 +213,7 @@ impl Executor {
                 self.conv_gate(call, *bcx, kernel, bias.as_ref(), &mut states.contents[*state], *out, rows)
             }
             Kind::Attention(attention) => self.attention(call, attention, states, rows),
-            Kind::Moe(moe) => self.moe(call, &step.name, moe, rows),
+            Kind::Moe(moe) => return self.moe(call, &step.name, moe, rows),
             Kind::Add { a, b, out } => self.add(*a, *b, *out, rows),
             Kind::LastRow { x, out } => self.choose_rows(*x, *out, chosen),
         };

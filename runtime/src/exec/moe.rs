@@ -12,9 +12,11 @@ use lfm_graphs::plan::MoeScratch;
 use super::linear::{ColsCut, gated, input};
 use super::program::MoeStep;
 use super::{Call, Executor, MatrixAt, Operand, Route, Rows, matrix, vector};
-use crate::cpu::kernels::{Cols, Input, Kernels, Panels, PanelsMut, top_k, words_needed};
+use crate::cpu::kernels::{Cols, Input, Kernels, Matrix, Panels, PanelsMut, top_k, words_needed};
 use crate::cpu::pool::part;
+use crate::error::{Error, Result};
 use crate::few;
+use crate::paging::Cache;
 
 const OVERLAP: &str = "two values that are alive at once overlap";
 const NO_EXPERT: &str = "an expert outside the weights";
@@ -91,8 +93,8 @@ impl<'s, 'a> SlotsCut<'s, 'a> {
         SlotsCut { slots, rest: Some(buffer), next: 0, per_slot }
     }
 
-    /// The slots of the next expert, and their floats.
-    fn next(&mut self) -> Option<(Range<usize>, &'a mut [f32])> {
+    /// The next expert, its slots, and their floats.
+    fn next(&mut self) -> Option<(usize, Range<usize>, &'a mut [f32])> {
         let expert = self.next;
         if expert + 1 >= self.slots.starts.len() {
             return None;
@@ -100,25 +102,98 @@ impl<'s, 'a> SlotsCut<'s, 'a> {
         let chosen = self.slots.of(expert);
         let (mine, others) = self.rest.take()?.split_at_mut(chosen.len() * self.per_slot);
         (self.rest, self.next) = (Some(others), expert + 1);
-        Some((chosen, mine))
+        Some((expert, chosen, mine))
+    }
+}
+
+/// Experts that are computed together, and where their weights are.
+#[derive(Clone, Copy)]
+enum Wave<'a> {
+    /// All of them, in the mapped weights.
+    All(&'a [u8]),
+    /// Those that a cache has now.
+    Cached(&'a Cache),
+}
+
+impl<'a> Wave<'a> {
+    fn has(self, expert: usize) -> bool {
+        match self {
+            Wave::All(_) => true,
+            Wave::Cached(cache) => cache.in_wave(expert),
+        }
+    }
+
+    /// Whether no others follow.
+    fn is_last(self) -> bool {
+        match self {
+            Wave::All(_) => true,
+            Wave::Cached(cache) => cache.is_last(),
+        }
+    }
+
+    /// Gate, up or down of an expert.
+    fn matrix(self, step: &MoeStep, part: usize, expert: usize) -> Result<Matrix<'a>, &'static str> {
+        let at = [&step.gate, &step.up, &step.down][part];
+        match self {
+            Wave::All(weights) => matrix(weights, at, expert),
+            Wave::Cached(cache) => {
+                let bytes = cache.matrix(expert, part).ok_or(NO_EXPERT)?;
+                Matrix::new(at.format, at.rows, at.k, bytes).map_err(|_| NO_EXPERT)
+            }
+        }
+    }
+
+    /// The same of any expert, for its shape.
+    fn shape(self, step: &MoeStep, part: usize) -> Result<Matrix<'a>, &'static str> {
+        let some = (0..step.gate.count).find(|expert| self.has(*expert));
+        self.matrix(step, part, some.ok_or(NO_EXPERT)?)
     }
 }
 
 impl Executor {
-    pub(super) fn moe(
+    pub(super) fn moe(&mut self, call: Call<'_>, name: &str, step: &MoeStep, rows: usize) -> Result<()> {
+        let fault = |what| Error::Internal { at: name.to_owned(), what };
+        let at = Scratch::new(step, rows).ok_or_else(|| fault(NO_ROOM))?;
+        self.choose_experts(call, name, step, &at, rows).map_err(fault)?;
+        if let Some((pager, layer)) = self.pager.clone().zip(step.paged) {
+            let mut cache = pager.cache();
+            let starts = self.arena.split([]).and_then(|(_, rest)| rest.get(at.starts.clone()));
+            let starts: &[u32] = bytemuck::cast_slice(starts.ok_or_else(|| fault(OVERLAP))?);
+            cache.begin(layer, rows, |expert| (starts[expert + 1] - starts[expert]) as usize);
+            while cache.next_wave().map_err(|source| pager.unreadable(source))? {
+                self.experts(Wave::Cached(&cache), step, &at, rows).map_err(fault)?;
+                cache.end_wave();
+            }
+            return Ok(());
+        }
+        self.experts(Wave::All(call.weights), step, &at, rows).map_err(fault)
+    }
+
+    /// Everything before the experts.
+    fn choose_experts(
         &mut self,
         call: Call<'_>,
         name: &str,
         step: &MoeStep,
+        at: &Scratch,
         rows: usize,
     ) -> Result<(), &'static str> {
-        let at = Scratch::new(step, rows).ok_or(NO_ROOM)?;
         self.prepare(step.x, rows)?;
-        self.route(call, step, &at, rows)?;
-        self.log_routes(call, name, step, &at, rows)?;
-        self.gather(step, &at, rows)?;
-        self.experts_in(call, step, &at, rows)?;
-        self.experts_out(call, step, &at, rows)
+        self.route(call, step, at, rows)?;
+        self.log_routes(call, name, step, at, rows)?;
+        self.gather(step, at, rows)
+    }
+
+    /// The experts of a wave, and after the last one the sums.
+    fn experts(
+        &mut self,
+        wave: Wave<'_>,
+        step: &MoeStep,
+        at: &Scratch,
+        rows: usize,
+    ) -> Result<(), &'static str> {
+        self.experts_in(wave, step, at, rows)?;
+        self.experts_out(wave, step, at, rows)
     }
 
     /// Router logits, chosen experts with their weights, slots sorted by expert.
@@ -229,7 +304,7 @@ impl Executor {
         self.pool.each(
             parts,
             || cut.next(),
-            |(chosen, mine)| {
+            |(_, chosen, mine)| {
                 let token = |slot: usize| slots.order[chosen.start + slot] as usize / top;
                 match source {
                     Input::Panels(source) => {
@@ -255,7 +330,7 @@ impl Executor {
     /// `silu(gate) * up` of every slot, then its int8 form.
     fn experts_in(
         &mut self,
-        call: Call<'_>,
+        wave: Wave<'_>,
         step: &MoeStep,
         at: &Scratch,
         rows: usize,
@@ -263,7 +338,7 @@ impl Executor {
         let inner = step.down.k;
         let total = rows * step.top_k;
         let hidden = Rows { start: at.hidden.start, width: inner };
-        let shape = matrix(call.weights, &step.gate, 0)?;
+        let shape = wave.shape(step, 0)?;
         let parts = self.product_parts(&shape, total);
         let ([out], rest) = self.arena.split([hidden.range(total)]).ok_or(OVERLAP)?;
         let slots = slots(&rest, at)?;
@@ -276,12 +351,14 @@ impl Executor {
             || cut.next(),
             |(blocks, mut cols)| {
                 for (expert, chosen) in slots.used() {
-                    let pair =
-                        (matrix(call.weights, &step.gate, expert), matrix(call.weights, &step.up, expert));
-                    let (Ok(gate), Ok(up)) = pair else { return missing.store(true, Ordering::Relaxed) };
                     let (mut mine, others) = cols.split_tokens(chosen.len());
-                    gated(kernels, [&gate, &up], blocks.clone(), source.of(chosen), &mut mine);
                     cols = others;
+                    if !wave.has(expert) {
+                        continue;
+                    }
+                    let pair = (wave.matrix(step, 0, expert), wave.matrix(step, 1, expert));
+                    let (Ok(gate), Ok(up)) = pair else { return missing.store(true, Ordering::Relaxed) };
+                    gated(kernels, [&gate, &up], blocks.clone(), source.of(chosen), &mut mine);
                 }
             },
         );
@@ -289,12 +366,18 @@ impl Executor {
             return Err(NO_EXPERT);
         }
         if step.x.panels.is_some() {
-            self.quantize_hidden(step, at, rows)?;
+            self.quantize_hidden(wave, step, at, rows)?;
         }
         Ok(())
     }
 
-    fn quantize_hidden(&mut self, step: &MoeStep, at: &Scratch, rows: usize) -> Result<(), &'static str> {
+    fn quantize_hidden(
+        &mut self,
+        wave: Wave<'_>,
+        step: &MoeStep,
+        at: &Scratch,
+        rows: usize,
+    ) -> Result<(), &'static str> {
         let inner = step.down.k;
         let parts = self.slot_parts(step, rows);
         let ([panels], rest) = self.arena.split([at.hidden_panels.clone()]).ok_or(OVERLAP)?;
@@ -305,25 +388,28 @@ impl Executor {
         self.pool.each(
             parts,
             || cut.next(),
-            |(chosen, mine)| {
-                let mut panels = PanelsMut::new(bytemuck::cast_slice_mut(mine), chosen.len(), inner);
-                kernels.quantize(&hidden[chosen.start * inner..chosen.end * inner], &mut panels);
+            |(expert, chosen, mine)| {
+                if wave.has(expert) {
+                    let mut panels = PanelsMut::new(bytemuck::cast_slice_mut(mine), chosen.len(), inner);
+                    kernels.quantize(&hidden[chosen.start * inner..chosen.end * inner], &mut panels);
+                }
             },
         );
         Ok(())
     }
 
-    /// The down projections, and each token's sum over its experts.
+    /// The down projections, and in the last wave each token's sum over all of its experts.
     fn experts_out(
         &mut self,
-        call: Call<'_>,
+        wave: Wave<'_>,
         step: &MoeStep,
         at: &Scratch,
         rows: usize,
     ) -> Result<(), &'static str> {
         let (width, top, inner) = (step.out.width, step.top_k, step.down.k);
         let total = rows * top;
-        let shape = matrix(call.weights, &step.down, 0)?;
+        let shape = wave.shape(step, 2)?;
+        let last = wave.is_last();
         let parts = self.product_parts(&shape, total);
         let y = Rows { start: at.y.start, width };
         let ([y, out], rest) = self.arena.split([y.range(total), step.out.range(rows)]).ok_or(OVERLAP)?;
@@ -347,23 +433,28 @@ impl Executor {
             |((blocks, mut y), mut out)| {
                 let first = blocks.start * 16;
                 let mut rest = y.reborrow();
-                for row in 0..rows {
+                for row in 0..if last { rows } else { 0 } {
                     out.row_mut(row).fill(0.0);
                 }
                 for (expert, chosen) in slots.used() {
-                    let Ok(down) = matrix(call.weights, &step.down, expert) else {
-                        return missing.store(true, Ordering::Relaxed);
-                    };
                     let (mut mine, others) = rest.split_tokens(chosen.len());
-                    kernels.matmul(&down, blocks.clone(), hidden.of(chosen.clone()), &mut mine);
+                    rest = others;
+                    if wave.has(expert) {
+                        let Ok(down) = wave.matrix(step, 2, expert) else {
+                            return missing.store(true, Ordering::Relaxed);
+                        };
+                        kernels.matmul(&down, blocks.clone(), hidden.of(chosen.clone()), &mut mine);
+                    }
+                    if !last {
+                        continue;
+                    }
                     // Experts ascend, so every token's sum does.
                     for (n, slot) in slots.order[chosen].iter().enumerate() {
                         let slot = *slot as usize;
                         kernels.axpy(weights[slot], mine.row(n), out.row_mut(slot / top));
                     }
-                    rest = others;
                 }
-                if let Some(residual) = residual {
+                if let Some(residual) = residual.filter(|_| last) {
                     for row in 0..rows {
                         let out = out.row_mut(row);
                         kernels.axpy(1.0, &residual[row * width + first..][..out.len()], out);

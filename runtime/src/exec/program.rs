@@ -148,6 +148,8 @@ pub(crate) struct MoeStep {
     pub(crate) top_k: usize,
     pub(crate) renorm: Option<f32>,
     pub(crate) scale: f32,
+    /// Which of the layers with experts it is, if these are paged: `gate`, `up` and `down` then are in the file.
+    pub(crate) paged: Option<usize>,
     /// Start and length of the scratch, in floats.
     pub(crate) scratch: Range<usize>,
     pub(crate) out: Rows,
@@ -382,6 +384,7 @@ impl<'a> Compiler<'a> {
                     top_k: *top_k as usize,
                     renorm: *renorm,
                     scale: *scale,
+                    paged: None,
                     scratch: start..start + scratch.bytes / 4,
                     out: out(0)?,
                 })

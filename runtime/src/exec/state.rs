@@ -24,6 +24,8 @@ pub(crate) struct States {
     /// The windows of earlier positions, `[slots][windows]`.
     kept: Vec<f32>,
     slots: usize,
+    /// Whether a pass failed halfway: some windows have moved on, others have not.
+    pub(crate) torn: bool,
 }
 
 impl States {
@@ -56,7 +58,7 @@ impl States {
             })
             .collect::<Option<Vec<_>>>()?;
         let kept = zeroed([slots, floats, 1])?;
-        Some(States { contents, past: 0, context, windows, kept, slots })
+        Some(States { contents, past: 0, context, windows, kept, slots, torn: false })
     }
 
     /// The windows in `slot`, one after another.
@@ -74,6 +76,7 @@ impl States {
     /// are never read.
     pub(crate) fn go_back(&mut self, past: usize, slot: Option<usize>) {
         self.past = past;
+        self.torn = false;
         match slot {
             Some(slot) => self.exchange(slot, |window, kept| window.copy_from_slice(kept)),
             None => self.windows().for_each(|window| window.fill(0.0)),

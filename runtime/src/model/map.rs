@@ -49,6 +49,11 @@ impl Mapped {
         })
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// An error if the file was cut or written to since it was opened: nothing read from it in between counts.
     pub(super) fn check(&self) -> Result<()> {
         let path = || self.path.clone();

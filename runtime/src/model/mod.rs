@@ -12,7 +12,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lfm_graphs::bundle::{Bundle, Golden, Kind, Manifest, Section};
+use lfm_graphs::bundle::{Bundle, BundleError, Golden, Kind, Manifest, Section};
+use lfm_graphs::plan::memory::PagedMemory;
 use lfm_graphs::plan::{Plan, verify_plan};
 use lfm_graphs::target::Target;
 use lfm_graphs::{Graph, verify_executable};
@@ -22,6 +23,7 @@ pub use generation::GenerationDefaults;
 
 use crate::error::{Error, Result};
 use crate::exec::{Program, compile};
+use crate::paging::{Budget, Layout, Pager, Stats};
 use crate::session::{Options, Session};
 use map::Mapped;
 
@@ -56,6 +58,8 @@ struct Inner {
     weights: Range<usize>,
     /// The weights once more, if they were copied.
     copy: Option<Mmap>,
+    /// What reads them, if they are not used where they are mapped.
+    pager: Option<Arc<Pager>>,
     table: Vec<Section>,
     sections: BTreeMap<Kind, Range<usize>>,
     graph: Graph,
@@ -66,6 +70,14 @@ struct Inner {
     id: String,
 }
 
+impl Inner {
+    /// What the tokenizer takes in memory, about: it builds hash maps of its vocabulary.
+    fn text_bytes(&self) -> u64 {
+        let tokenizer = self.sections.get(&Kind::Tokenizer).filter(|_| cfg!(feature = "text"));
+        tokenizer.map_or(0, |range| 9 * range.len() as u64)
+    }
+}
+
 impl Model {
     /// Opens a bundle by mapping it. Header, text sections, graph and plan are verified; the hash of the
     /// weights is not ([`Model::verify_weights`]), which would cost more than starting.
@@ -73,7 +85,28 @@ impl Model {
     /// # Errors
     /// When the file cannot be read, or is not a sound bundle: the message names section, byte and rule.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
-        let path = path.as_ref().to_path_buf();
+        Ok(Model { inner: Arc::new(Model::read(path.as_ref())?) })
+    }
+
+    /// Opens a bundle to run it within a budget of memory: experts are read from the file when they are chosen, all other
+    /// weights at once. Logits are the same bits.
+    ///
+    /// The budget is for one session. Others share the cache of experts, and each adds states, arena and threads.
+    ///
+    /// # Errors
+    /// As [`Model::open`], and when the budget is too small: the message says how large it has to be, and why.
+    pub fn open_with(path: impl AsRef<Path>, budget: &Budget) -> Result<Model> {
+        let mut inner = Model::read(path.as_ref())?;
+        let at = (inner.path.as_path(), inner.map.file(), inner.weights.start as u64);
+        let text = inner.text_bytes();
+        let pager = Pager::open(at, (&inner.graph, &inner.plan), &mut inner.program, budget, text)?;
+        inner.pager = Some(Arc::new(pager));
+        Ok(Model { inner: Arc::new(inner) })
+    }
+
+    /// Everything of a bundle.
+    fn read(path: &Path) -> Result<Inner> {
+        let path = path.to_path_buf();
         if cfg!(target_endian = "big") {
             return Err(Error::Argument("bundles are little-endian, and this machine is big-endian".into()));
         }
@@ -116,11 +149,23 @@ impl Model {
         let weights = sections.get(&Kind::Weights).cloned().unwrap_or(0..0);
         let table = bundle.sections().to_vec();
         let id = bundle.id().to_hex().to_string();
-        let copy = None;
         map.check()?;
-        let inner =
-            Inner { path, weights, copy, table, sections, graph, plan, target, manifest, program, id, map };
-        Ok(Model { inner: Arc::new(inner) })
+        let inner = Inner {
+            path,
+            weights,
+            copy: None,
+            pager: None,
+            table,
+            sections,
+            graph,
+            plan,
+            target,
+            manifest,
+            program,
+            id,
+            map,
+        };
+        Ok(inner)
     }
 
     /// Copies the weights into memory of huge pages (2 MiB on most CPUs), read by `threads` threads.
@@ -133,6 +178,9 @@ impl Model {
     pub fn with_huge_pages(self, threads: usize) -> Result<Model> {
         let mut inner = Arc::try_unwrap(self.inner)
             .map_err(|_| Error::Argument("the model is in use, expected to copy its weights first".into()))?;
+        if inner.pager.is_some() {
+            return Err(Error::Argument("weights that are paged cannot be copied into huge pages".into()));
+        }
         inner.copy = Some(map::copy(&inner.map, inner.weights.clone(), threads)?);
         Ok(Model { inner: Arc::new(inner) })
     }
@@ -217,7 +265,17 @@ impl Model {
     /// When they differ.
     pub fn verify_weights(&self, progress: impl FnMut(u64, u64)) -> Result<()> {
         let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
-        let verified = Bundle::parse(&self.inner.map).and_then(|bundle| bundle.verify_weights_with(progress));
+        // Mapped weights would not stay within a budget.
+        let section = self.inner.table.iter().find(|section| section.kind() == Kind::Weights);
+        let verified = match self.inner.pager.as_ref().zip(section) {
+            Some((pager, section)) => {
+                let (start, end) = (section.offset(), section.offset() + section.length());
+                let (found, expected) = (pager.hash(section.length(), progress)?, section.hash());
+                let differ = BundleError::SectionHash { section: Kind::Weights, start, end, found, expected };
+                if found == expected { Ok(()) } else { Err(differ) }
+            }
+            None => Bundle::parse(&self.inner.map).and_then(|bundle| bundle.verify_weights_with(progress)),
+        };
         self.inner.map.check()?;
         verified.map_err(unsound)
     }
@@ -231,7 +289,34 @@ impl Model {
         if self.inner.copy.is_some() { Ok(()) } else { self.inner.map.check() }
     }
 
+    /// What reads experts, if the model was opened with a budget.
+    pub(crate) fn pager(&self) -> Option<&Arc<Pager>> {
+        self.inner.pager.as_ref()
+    }
+
+    /// How memory is divided, if the model was opened with a budget.
+    pub fn paging(&self) -> Option<Layout> {
+        self.inner.pager.as_ref().map(|pager| pager.layout())
+    }
+
+    /// What paging has done since the model was opened, if it was opened with a budget.
+    pub fn paging_stats(&self) -> Option<Stats> {
+        self.inner.pager.as_ref().map(|pager| pager.stats())
+    }
+
+    /// The least memory of a run of this model in this process, by parts: what a [`Budget`] must allow.
+    ///
+    /// # Errors
+    /// When the context is none that the model was planned for.
+    pub fn least_memory(&self, context: Option<usize>) -> Result<PagedMemory> {
+        crate::paging::least(&self.inner.graph, &self.inner.plan, context, self.inner.text_bytes())
+    }
+
+    /// The weights that the program's offsets mean.
     pub(crate) fn weights(&self) -> &[u8] {
+        if let Some(pager) = &self.inner.pager {
+            return pager.hot();
+        }
         match &self.inner.copy {
             Some(copy) => &copy[..self.inner.weights.len()],
             None => &self.inner.map[self.inner.weights.clone()],

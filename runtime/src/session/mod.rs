@@ -120,6 +120,7 @@ impl Cpu {
         let (slots, _) = checkpoints::planned(model);
         let states = States::new(&model.program().states, context, slots).ok_or_else(no_room)?;
         let executor = Executor::new(model.program(), plan, pool, kernels).ok_or_else(no_room)?;
+        let executor = executor.with_pager(model.pager().cloned());
         Ok(Cpu { executor, states })
     }
 }
@@ -137,6 +138,9 @@ impl Session {
         let plan = model.plan();
         let chunk = within("chunk", options.chunk, plan.chunk as usize, plan.chunk as usize)?;
         let context = within("context", options.context, plan.context as usize, plan.context as usize)?;
+        if let Some(pager) = model.pager() {
+            pager.admits(context, options.backend == Backend::Cpu)?;
+        }
         let engine = match &options.backend {
             Backend::Cpu => Engine::Cpu(Box::new(Cpu::new(&model, options, context)?)),
             #[cfg(feature = "wgpu")]
