@@ -36,6 +36,9 @@ test-gpu:
     export REQUIRE_GPU=1 XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
     cargo test --locked -p lfm-runtime --features wgpu --lib gpu::
     cargo test --locked -p lfm-runtime --features wgpu --test gpu
+    # That has built lfm-run with the backend; the name is taken by the one without when the workspace is built.
+    cp -f target/debug/lfm-run target/debug/lfm-run-wgpu
+    LFM_RUN_WGPU="$PWD/target/debug/lfm-run-wgpu" cargo test --locked --workspace --test gpu_parity
 
 # Lints of what only the GPU backend compiles.
 clippy-gpu:

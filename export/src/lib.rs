@@ -13,10 +13,12 @@
 //! | [`gguf`] | GGUF files as a source, block by block |
 //! | [`quantize`] | f32 rows → canonical rows of a format; recipes; random weights |
 //! | [`bundle`] | source → bundle file |
+//! | [`mod@compare`] | every node of a run against the burn model |
 //! | [`mod@diff`] | what two bundles or graphs have not in common |
 
 pub mod bundle;
 pub mod capture;
+pub mod compare;
 pub mod diff;
 pub mod gguf;
 pub mod graph;

@@ -62,7 +62,7 @@ fn path(folder: &TempDir, name: &str) -> String {
 #[test]
 fn help() {
     let mut text = String::new();
-    for command in ["", "demo", "export", "graph", "inspect", "diff", "verify", "targets"] {
+    for command in ["", "demo", "export", "graph", "inspect", "diff", "compare", "verify", "targets"] {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         text += &format!("$ lfmc {}\n{}\n", args.join(" "), done(&args));
     }
@@ -143,6 +143,44 @@ fn every_stage_of_a_graph_comes_from_a_configuration_alone() {
         }
     }
     assert!(fails(&["graph", &bundle, "--stage", "lowered"]).contains("come from its checkpoint"));
+}
+
+#[test]
+fn compare_answers() {
+    let folder = TempDir::new().unwrap();
+    let (bundle, source) = (bundle(&folder), fixture("tiny-moe"));
+    let text = done(&["compare", &bundle, "--reference", &source]);
+    assert!(text.ends_with(" nodes are within tolerance\n"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("l5.ffn.moe ")), "{text}");
+
+    let strict = ["compare", &bundle, "--reference", &source, "--tolerance", "1e-9", "--tokens", "1,2,3"];
+    let output = lfmc(&strict);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("first outside: embed, the burn model's embed\n"),
+        "{}",
+        stdout(&output)
+    );
+    let json = lfmc(&[&strict[..], &["--json"]].concat());
+    let report: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.status.code(), &report["first_outside"]), (Some(1), &Value::from("embed")));
+    assert_eq!((&report["tokens"], &report["within"]), (&serde_json::json!([1, 2, 3]), &Value::from(false)));
+
+    let config = format!("{source}/config.json");
+    done(&["compare", &bundle, "--reference", &config, "--stored-weights"]);
+    assert!(fails(&["compare", &bundle, "--reference", &config]).contains("a configuration has no weights"));
+    assert!(
+        fails(&["compare", &bundle, "--reference", &fixture("odd-moe")])
+            .contains("not the model of the bundle")
+    );
+    assert!(
+        fails(&["compare", &bundle, "--reference", &source, "--adapter", "0"]).contains("--backend wgpu")
+    );
+    assert!(fails(&["compare", &bundle, "--reference", &source, "--tokens", "99999"]).contains("99999"));
+
+    let random = path(&folder, "random.lfmb");
+    done(&["export", &config, "-o", &random, "--random-weights", "3", "--weights", "f32", "--context", "64"]);
+    done(&["compare", &random, "--reference", &config]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use burn::tensor::ops::AttentionModuleOptions;
 
 use crate::config::Config;
 use crate::norm::RmsNorm;
+use crate::observe::{Part, Value};
 use crate::rope::Rope;
 
 /// Causal self-attention; a key head serves `heads / kv_heads` query heads.
@@ -63,13 +64,34 @@ impl Attention {
         rope: &Rope,
         past: (Tensor<4>, Tensor<4>),
     ) -> (Tensor<3>, (Tensor<4>, Tensor<4>)) {
+        self.forward_observed(x, rope, past, &mut |_, _| ())
+    }
+
+    /// [`forward`](Self::forward), showing the values on the way to `observe`.
+    pub fn forward_observed<F>(
+        &self,
+        x: Tensor<3>,
+        rope: &Rope,
+        past: (Tensor<4>, Tensor<4>),
+        observe: &mut F,
+    ) -> (Tensor<3>, (Tensor<4>, Tensor<4>))
+    where
+        F: FnMut(Part, Value<'_>),
+    {
         let [_, seq, _] = x.dims();
+        let mut shown = |part, heads: Tensor<4>| {
+            observe(part, Value::Heads(&heads));
+            heads
+        };
         let q = self.q_proj.forward(x.clone()).reshape([1, seq, self.heads, self.head_dim]);
         let k = self.k_proj.forward(x.clone()).reshape([1, seq, self.kv_heads, self.head_dim]);
         let v = self.v_proj.forward(x).reshape([1, seq, self.kv_heads, self.head_dim]);
 
-        let q = rope.apply(self.q_layernorm.forward(q)).swap_dims(1, 2);
-        let k = rope.apply(self.k_layernorm.forward(k)).swap_dims(1, 2);
+        let (q, k, v) = (shown(Part::Query, q), shown(Part::Key, k), shown(Part::Values, v));
+        let q = shown(Part::QueryNorm, self.q_layernorm.forward(q));
+        let q = shown(Part::QueryRope, rope.apply(q)).swap_dims(1, 2);
+        let k = shown(Part::KeyNorm, self.k_layernorm.forward(k));
+        let k = shown(Part::KeyRope, rope.apply(k)).swap_dims(1, 2);
         let k = Tensor::cat(vec![past.0, k], 2);
         let v = Tensor::cat(vec![past.1, v.swap_dims(1, 2)], 2);
 
@@ -81,6 +103,7 @@ impl Attention {
         let y =
             attention(q, self.per_query_head(k.clone()), self.per_query_head(v.clone()), None, None, options);
         let y = y.swap_dims(1, 2).reshape([1, seq, self.heads * self.head_dim]);
+        observe(Part::Attend, Value::Float(&y));
         (self.out_proj.forward(y), (k, v))
     }
 

@@ -2,7 +2,7 @@
 
 use burn::Tensor;
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Int};
 
 use crate::attention::Attention;
 use crate::config::{Config, FeedForwardKind, OperatorKind};
@@ -73,28 +73,49 @@ impl Block {
     where
         F: FnMut(Part, Value<'_>),
     {
+        self.forward_through(x, rope, state, None, observe)
+    }
+
+    /// [`forward`](Self::forward), but through given experts (see [`Moe::forward_through`]).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_through<F>(
+        &self,
+        x: Tensor<3>,
+        rope: &Rope,
+        state: LayerState,
+        experts: Option<Tensor<3, Int>>,
+        observe: &mut F,
+    ) -> (Tensor<3>, LayerState)
+    where
+        F: FnMut(Part, Value<'_>),
+    {
         let h = self.operator_norm.forward(x.clone());
         observe(Part::OperatorNorm, Value::Float(&h));
         let (y, next) = match (&self.conv, &self.self_attn, state) {
             (Some(conv), None, LayerState::Conv { window }) => {
-                let (y, window) = conv.forward(h, window);
+                let (y, window) = conv.forward_observed(h, window, observe);
                 (y, LayerState::Conv { window })
             }
             (None, Some(attention), LayerState::Attention { k, v }) => {
-                let (y, (k, v)) = attention.forward(h, rope, (k, v));
+                let (y, (k, v)) = attention.forward_observed(h, rope, (k, v), observe);
                 (y, LayerState::Attention { k, v })
             }
             (_, _, state) => panic!("the layer's operator does not fit its state {state:?}"),
         };
         observe(Part::Operator, Value::Float(&y));
         let x = x + y;
+        observe(Part::Middle, Value::Float(&x));
 
         let h = self.ffn_norm.forward(x.clone());
         observe(Part::FfnNorm, Value::Float(&h));
         let y = match &self.feed_forward {
-            FeedForward::Dense(mlp) => mlp.forward(h),
+            FeedForward::Dense(mlp) => mlp.forward_observed(h, observe),
             FeedForward::Moe(moe) => {
-                let (y, routing) = moe.forward(h);
+                let (y, routing) = moe.forward_through(h, experts);
+                observe(Part::RouterRanks, Value::Float(&routing.ranks));
                 observe(Part::RouterIds, Value::Int(&routing.ids));
                 observe(Part::RouterWeights, Value::Float(&routing.weights));
                 y

@@ -5,6 +5,7 @@
 
 mod attention;
 mod block;
+mod by_layer;
 mod checkpoint;
 mod config;
 mod device;

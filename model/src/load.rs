@@ -1,12 +1,15 @@
 //! Checkpoint to burn module: every parameter in f32, on one device.
 
+use std::collections::BTreeMap;
+
 use burn::Tensor;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, TensorData};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::Config;
 use crate::lfm2::Lfm2;
-use crate::tensors::canonical_name;
+use crate::tensors::{TensorSpec, canonical_name};
 
 /// The path of a parameter while a module is traversed, as burn's mappers and visitors report it.
 ///
@@ -38,41 +41,58 @@ impl ParamPath {
 impl Lfm2 {
     /// Loads the model of `checkpoint` onto `device`.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, CheckpointError> {
-        let mut loader = Loader { checkpoint, device, path: ParamPath::default(), failed: None };
-        let model = Lfm2::new(checkpoint.config(), device).map(&mut loader);
-        match loader.failed {
-            Some(error) => Err(error),
-            None => Ok(model),
-        }
+        let mut read = |tensor: &TensorSpec| checkpoint.read_f32(&tensor.name);
+        let config = checkpoint.config();
+        Loader::new(config, device, &mut read).load(&[], Lfm2::new(config, device))
     }
 }
 
-/// Replaces parameters by the checkpoint's values, until the first failure.
-struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
+/// Gives the values of a tensor, in the checkpoint's order.
+pub(crate) type Read<'a, E> = &'a mut dyn FnMut(&TensorSpec) -> Result<Vec<f32>, E>;
+
+/// Replaces parameters by values that are read, until the first failure.
+pub(crate) struct Loader<'a, E> {
+    tensors: BTreeMap<String, TensorSpec>,
     device: &'a Device,
+    read: Read<'a, E>,
     path: ParamPath,
-    failed: Option<CheckpointError>,
+    failed: Option<E>,
 }
 
-impl Loader<'_> {
+impl<'a, E: From<CheckpointError>> Loader<'a, E> {
+    /// A loader of the tensors of `config`.
+    pub(crate) fn new(config: &Config, device: &'a Device, read: Read<'a, E>) -> Self {
+        let tensors = config.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        Self { tensors, device, read, path: ParamPath::default(), failed: None }
+    }
+
+    /// Loads the module that stands at `path` in the model.
+    pub(crate) fn load<M: Module>(&mut self, path: &[&str], module: M) -> Result<M, E> {
+        self.path = ParamPath(path.iter().map(|part| (*part).to_owned()).collect());
+        let module = module.map(self);
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(module),
+        }
+    }
+
     /// The values of the current parameter.
-    fn read(&self) -> Result<TensorData, CheckpointError> {
+    fn value(&mut self) -> Result<TensorData, E> {
         let name = canonical_name(&self.path.name());
-        let Some(info) = self.checkpoint.tensor(&name) else {
-            return Err(CheckpointError::Unknown { name });
+        let Some(tensor) = self.tensors.get(&name) else {
+            return Err(CheckpointError::Unknown { name }.into());
         };
-        let values = self.checkpoint.read_f32(&name)?;
-        Ok(match info.shape {
-            &[rows, columns] if info.kind.transposed_in_module() => {
+        let values = (self.read)(tensor)?;
+        Ok(match tensor.shape[..] {
+            [rows, columns] if tensor.kind.transposed_in_module() => {
                 TensorData::new(transposed(&values, rows, columns), [columns, rows])
             }
-            shape => TensorData::new(values, shape.to_vec()),
+            _ => TensorData::new(values, tensor.shape.clone()),
         })
     }
 }
 
-impl ModuleMapper for Loader<'_> {
+impl<E: From<CheckpointError>> ModuleMapper for Loader<'_, E> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.enter(name, container_type);
     }
@@ -85,7 +105,7 @@ impl ModuleMapper for Loader<'_> {
         if self.failed.is_some() {
             return param;
         }
-        match self.read() {
+        match self.value() {
             Ok(data) => Param::initialized(param.id, Tensor::from_data(data, self.device)),
             Err(error) => {
                 self.failed = Some(error);

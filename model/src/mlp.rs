@@ -6,6 +6,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, activation};
 
 use crate::config::Config;
+use crate::observe::{Part, Value};
 
 /// Gated MLP with SiLU.
 #[derive(Module, Debug)]
@@ -28,6 +29,16 @@ impl Mlp {
 
     /// `x` [1, seq, H] to [1, seq, H].
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.w2.forward(activation::silu(self.w1.forward(x.clone())) * self.w3.forward(x))
+        self.forward_observed(x, &mut |_, _| ())
+    }
+
+    /// [`forward`](Self::forward), showing the values on the way to `observe`.
+    pub fn forward_observed<F>(&self, x: Tensor<3>, observe: &mut F) -> Tensor<3>
+    where
+        F: FnMut(Part, Value<'_>),
+    {
+        let inner = activation::silu(self.w1.forward(x.clone())) * self.w3.forward(x);
+        observe(Part::FfnInner, Value::Float(&inner));
+        self.w2.forward(inner)
     }
 }

@@ -54,6 +54,8 @@ pub struct Routing {
     pub ids: Tensor<3, Int>,
     /// Their weights [1, seq, k].
     pub weights: Tensor<3>,
+    /// What all experts were ranked by [1, seq, E].
+    pub ranks: Tensor<3>,
 }
 
 impl Moe {
@@ -77,27 +79,45 @@ impl Moe {
 
     /// `x` [1, seq, H] to [1, seq, H], and the routing that led there.
     pub fn forward(&self, x: Tensor<3>) -> (Tensor<3>, Routing) {
+        self.forward_through(x, None)
+    }
+
+    /// [`forward`](Self::forward), but through the experts `ids` [1, seq, k], if they are given. The routing is the
+    /// router's own.
+    pub fn forward_through(&self, x: Tensor<3>, ids: Option<Tensor<3, Int>>) -> (Tensor<3>, Routing) {
         let routing = self.route(x.clone());
-        let y = self.experts.forward(x, routing.ids.clone(), routing.weights.clone());
-        (y, routing)
+        let (ids, weights) = match ids {
+            None => (routing.ids.clone(), routing.weights.clone()),
+            Some(ids) => {
+                let scores = activation::sigmoid(self.gate.forward(x.clone()));
+                (ids.clone(), self.weigh(scores, ids))
+            }
+        };
+        (self.experts.forward(x, ids, weights), routing)
     }
 
     /// Selects `top_k` experts for every token of `x` [1, seq, H].
     pub fn route(&self, x: Tensor<3>) -> Routing {
         let scores = activation::sigmoid(self.gate.forward(x));
-        let ranked = match &self.expert_bias {
+        let ranks = match &self.expert_bias {
             Some(bias) => scores.clone() + bias.val().unsqueeze(),
             None => scores.clone(),
         };
-        let (_, ids) = ranked.topk_with_indices(self.top_k, 2);
-        let mut weights = scores.gather(2, ids.clone());
+        let (_, ids) = ranks.clone().topk_with_indices(self.top_k, 2);
+        let weights = self.weigh(scores, ids.clone());
+        Routing { ids, weights, ranks }
+    }
+
+    /// The weights of the experts `ids` by the scores of all.
+    fn weigh(&self, scores: Tensor<3>, ids: Tensor<3, Int>) -> Tensor<3> {
+        let mut weights = scores.gather(2, ids);
         if self.norm_topk_prob {
             weights = weights.clone() / (weights.sum_dim(2) + NORM_EPS);
         }
         if self.routed_scaling_factor != 1.0 {
             weights = weights * self.routed_scaling_factor;
         }
-        Routing { ids, weights }
+        weights
     }
 }
 

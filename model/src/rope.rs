@@ -7,9 +7,9 @@ use burn::tensor::{Int, TensorData};
 #[derive(Debug, Clone)]
 pub struct Rope {
     /// [1, seq, 1, head_dim / 2]
-    cos: Tensor<4>,
+    pub(crate) cos: Tensor<4>,
     /// [1, seq, 1, head_dim / 2]
-    sin: Tensor<4>,
+    pub(crate) sin: Tensor<4>,
 }
 
 impl Rope {

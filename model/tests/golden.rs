@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use burn::Tensor;
 use burn::tensor::{Device, Int, TensorData};
 use common::{Golden, argmax, fixture, max_abs_diff};
-use lfm_model::{Checkpoint, Config, Lfm2, Point, State, Value};
+use lfm_model::{Checkpoint, CheckpointError, Config, Lfm2, Point, State, TensorSpec, Value};
 
 /// Largest difference of a logit, prompts of all lengths.
 const LOGIT_TOLERANCE: f32 = 1e-4;
@@ -33,8 +33,8 @@ struct Shown {
 impl Shown {
     fn add(&mut self, at: Point, value: Value<'_>) {
         match value {
-            Value::Float(tensor) => {
-                self.floats.insert(at.to_string(), floats(tensor.clone()));
+            Value::Float(_) | Value::Heads(_) => {
+                self.floats.insert(at.to_string(), value.floats().unwrap());
             }
             Value::Int(tensor) => {
                 let data = tensor.clone().into_data().convert::<i64>();
@@ -250,5 +250,38 @@ fn demo() {
             assert_eq!(argmax(&last), token, "{} at step {step}", generation["prompt"]);
             (last, state) = model.run(&[token], prompt.len() + step, state, None);
         }
+    }
+}
+
+/// Layer by layer, the values are the same.
+#[test]
+fn layer_by_layer() {
+    for name in ["tiny-moe", "odd-dense", "odd-moe-2", "all-conv"] {
+        let (golden, model) = (Golden::read(name), Model::load(name));
+        let ids = golden.ints("p1.input_ids").unwrap();
+        let mut expected = Shown::default();
+        let (logits, _) = model.run(&ids, 0, model.start(), Some(&mut expected));
+        expected.floats.insert("logits".into(), logits);
+        let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+        let mut found = Shown::default();
+        let tokens: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+        let mut read = |tensor: &TensorSpec| checkpoint.read_f32(&tensor.name);
+        let show = |first, at, value: Value<'_>| {
+            assert_eq!(first, 0, "{name}: small models run in one piece");
+            found.add(at, value);
+            Ok::<(), CheckpointError>(())
+        };
+        // The experts of the whole model's run are those that would be chosen anyway.
+        let experts = |layer: usize, _| {
+            let ids = expected.ints.get(&format!("L{layer}.router.ids"))?;
+            Some(ids.iter().map(|id| *id as u32).collect())
+        };
+        Lfm2::run_by_layer(&model.config, &model.device, &tokens, &mut read, experts, show).unwrap();
+        assert_eq!(found.ints, expected.ints, "{name}");
+        for table in ["rope.cos", "rope.sin"] {
+            let table = found.floats.remove(table).unwrap();
+            assert_eq!(table.len(), ids.len() * model.config.head_dim / 2, "{name}");
+        }
+        assert_eq!(found.floats, expected.floats, "{name}");
     }
 }

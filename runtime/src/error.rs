@@ -142,7 +142,8 @@ pub enum Error {
     #[cfg(feature = "wgpu")]
     #[error(
         "{adapter} is out of memory at {at}: {needed} bytes are needed for weights, states and arena, {had} of them \
-         were there; --gpu-layers N keeps layers on the CPU, --context N makes states smaller"
+         were there; {}keeps layers on the CPU, --context N makes states smaller",
+        fits.map_or("--gpu-layers N ".to_owned(), |n| format!("--gpu-layers {n} would have had room; it "))
     )]
     DeviceMemory {
         /// The adapter.
@@ -153,6 +154,8 @@ pub enum Error {
         needed: u64,
         /// Bytes that were allocated before.
         had: u64,
+        /// How many layers these have room for, if any.
+        fits: Option<usize>,
     },
     /// The GPU stopped working.
     #[cfg(feature = "wgpu")]

@@ -49,6 +49,8 @@ pub mod session;
 pub mod text;
 
 pub use error::{Error, Result};
+#[cfg(feature = "observe")]
+pub use exec::NodeRows;
 pub use exec::Route;
 pub use generate::{Finish, Generation, Limits};
 pub use model::{GenerationDefaults, Model};

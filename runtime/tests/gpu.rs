@@ -237,6 +237,77 @@ fn routes_are_those_of_the_cpu() {
     }
 }
 
+/// On all layers or some, every node gives what it gives on the CPU, and what a run without looking gives.
+#[cfg(feature = "observe")]
+#[test]
+fn values_of_nodes_are_those_of_the_cpu() {
+    if !adapter() {
+        return;
+    }
+    for format in [Format::F32, Format::Q4_0] {
+        let made = Recipe::new(Tiny::moe(), format).make();
+        let model = open(&made);
+        let ids = tokens(21, 96);
+        let look = |options: Options| {
+            let mut session = model.session(&Options { chunk: Some(16), ..options }).unwrap();
+            session.record_values(true);
+            session.record_routes(true);
+            let logits = all(&mut session, &ids);
+            let (values, routes) = (session.take_values(), session.take_routes());
+            assert!(session.take_values().is_empty());
+            session.record_values(false);
+            session.clear();
+            assert_eq!(all(&mut session, &ids), logits);
+            assert!(session.take_values().is_empty());
+            (values, routes.len(), logits)
+        };
+        let (expected, routes, logits) = look(Options::default());
+        let head: Vec<f32> =
+            expected.iter().filter(|v| v.node == "head").flat_map(|v| v.values.clone()).collect();
+        assert_eq!(head, logits);
+        for layers in [None, Some(1)] {
+            let backend = Backend::Wgpu { adapter: None, layers };
+            let (found, found_routes, _) = look(Options { backend, ..Options::default() });
+            assert_eq!(found_routes, routes);
+            let of = |values: &[lfm_runtime::NodeRows], node: &lfm_runtime::NodeRows| -> Vec<f32> {
+                let same = |v: &&lfm_runtime::NodeRows| (&v.node, v.result) == (&node.node, node.result);
+                values.iter().filter(same).flat_map(|v| v.values.clone()).collect()
+            };
+            for node in &expected {
+                let error = nmse(&of(&found, node), &of(&expected, node));
+                assert!(error <= within(1e-4), "{format}, layers {layers:?}, {}: {error}", node.node);
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_is_what_was_stated() {
+    if !adapter() {
+        return;
+    }
+    let model = open(&Recipe::new(Tiny::moe(), Format::Q4_0).make());
+    let mut adapter = lfm_runtime::gpu::adapters().remove(0);
+    assert_eq!(lfm_runtime::gpu::model_layers(&model), 3);
+    let mut before = 0;
+    for layers in 0..=3 {
+        let stated = lfm_runtime::gpu::needed(&model, &adapter, layers).unwrap();
+        let backend = Backend::Wgpu { adapter: None, layers: Some(layers) };
+        let session = model.session(&Options { backend, ..Options::default() }).unwrap();
+        let (held, upload_s) = session.device_memory().unwrap();
+        // What is not stated are the uniforms of a call.
+        assert!(
+            held >= stated && held - stated <= 16 << 10 && upload_s > 0.0,
+            "{layers}: {held}, {stated} stated"
+        );
+        assert!(stated > before);
+        before = stated;
+    }
+    adapter.binding = 1024;
+    let error = lfm_runtime::gpu::needed(&model, &adapter, 3).unwrap_err();
+    assert!(error.contains("expected at most 1024 in one binding"), "{error}");
+}
+
 #[test]
 fn errors_say_what_was_found() {
     if !adapter() {

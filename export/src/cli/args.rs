@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Compare two bundles or graph files; exit 1 where they differ.
     Diff(DiffArgs),
+    /// Compare every node of a run with the burn model; exit 1 where one leaves tolerance.
+    Compare(CompareArgs),
     /// Prove a bundle: hashes, rules, plan, golden vectors.
     Verify(VerifyArgs),
     /// List the device profiles.
@@ -134,6 +136,65 @@ pub(crate) struct DiffArgs {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The bundle.
+    pub(crate) bundle: PathBuf,
+    /// What it was made from: checkpoint folder, GGUF file, or for random weights a config.json.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) reference: PathBuf,
+    /// Let the reference compute with the weights of the bundle, dequantised: what is left is not quantisation. SOURCE
+    /// may then be a config.json.
+    #[arg(long)]
+    pub(crate) stored_weights: bool,
+    /// Where the reference runs; wgpu needs a build with feature burn-wgpu.
+    #[arg(long, value_enum, default_value = "ndarray")]
+    pub(crate) device: DeviceArg,
+    /// Where the bundle runs; wgpu needs a build with feature wgpu.
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub(crate) backend: BackendArg,
+    /// GPU of backend wgpu: a part of its name, or its number in `lfm-run info`. Default: the first.
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub(crate) adapter: Option<String>,
+    /// Layers that backend wgpu runs on the GPU, the last ones. Default: all.
+    #[arg(long, value_name = "N")]
+    pub(crate) gpu_layers: Option<usize>,
+    /// Token ids. Default: 32 of them, some walk through the vocabulary.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) tokens: Option<Vec<u32>>,
+    /// Largest NMSE of a node. Default: by the formats of the bundle.
+    #[arg(long, value_name = "NMSE")]
+    pub(crate) tolerance: Option<f64>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DeviceArg {
+    /// The CPU, by burn-ndarray.
+    Ndarray,
+    /// A GPU, by burn-wgpu.
+    Wgpu,
+}
+
+impl DeviceArg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            DeviceArg::Ndarray => "ndarray",
+            DeviceArg::Wgpu => "wgpu",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BackendArg {
+    /// The CPU.
+    Cpu,
+    /// A GPU.
+    Wgpu,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit 0: done; 1: the answer is no; 2: could not run.
 
 mod args;
+mod compare;
 mod demo;
 mod diff;
 mod export;
@@ -55,6 +56,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Graph(options) => graph::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Diff(options) => diff::run(&options),
+        Command::Compare(options) => compare::run(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Targets(options) => targets::run(&options),
     };

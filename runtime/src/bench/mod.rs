@@ -11,6 +11,8 @@
 //! | share of the bandwidth | weight bytes times decoded tokens a second, of the bytes a second that as many threads read from a buffer larger than caches, by the widest loads, prefetched, in huge pages where the system has them |
 //! | multiply-adds a second | those of products with weight matrices in prefill, the head once a prompt; attention, convolution and norms do none of them but take their time |
 //! | share of the dot product peak | int8 multiply-adds a second, of those that as many threads do in registers by the best instructions of the ISA tier |
+//! | upload | of that, writing weights to the GPU's memory, staging of 16 MiB at a time, until all have arrived |
+//! | submissions | to the GPU's queue while decoding, by decoded tokens |
 //! | peak memory | most that the process has held, mapped weights included, without the buffer of the bandwidth |
 
 mod work;
@@ -135,6 +137,12 @@ pub struct Report {
     /// What paging does, if the model was opened with a budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paging: Option<Paging>,
+    /// Bytes of GPU memory, if a GPU computes.
+    pub device_bytes: Option<u64>,
+    /// Seconds of the upload of weights, which are part of loading.
+    pub upload_s: Option<f64>,
+    /// Submissions to the GPU for each decoded token.
+    pub submissions_per_token: Option<f64>,
     /// Bytes of weights that one decoded token reads.
     pub weight_bytes_per_token: u64,
     /// Bytes a second that as many threads of the CPU read from memory; as all limits and shares, nothing if a GPU
@@ -188,6 +196,7 @@ pub fn run(
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     let (mut paged_prefill, mut paged_decode) = (Stats::default(), Stats::default());
     let (mut peak_rss_bytes, mut limits) = (None, None::<Limits>);
+    let (mut submissions, mut decoded) = (0, 0);
     for repetition in 0..workload.repetitions {
         let ways = [
             (Way::Prefill, workload.prompt, &mut prefill, &mut paged_prefill),
@@ -197,8 +206,13 @@ pub fn run(
             if tokens > 0 {
                 let ids = descend(&mut session, workload.depth, tokens, repetition)?;
                 let before = model.paging_stats().unwrap_or_default();
+                let submitted = session.submissions();
                 speeds.push(tokens as f64 / way.time(&mut session, &ids)?.max(1e-9));
                 *paged += model.paging_stats().unwrap_or_default().since(before);
+                if way == Way::Decode {
+                    submissions += session.submissions() - submitted;
+                    decoded += tokens;
+                }
             }
         }
         // The buffer of the first measurement is in the system's peak, but no longer in memory.
@@ -245,6 +259,10 @@ pub fn run(
         peak_rss_bytes,
         planned_bytes: model.paging().map_or(model.plan().memory.total, |layout| layout.total),
         paging,
+        device_bytes: session.device_memory().map(|(bytes, _)| bytes),
+        upload_s: session.device_memory().map(|(_, seconds)| seconds),
+        submissions_per_token: (session.device().is_some() && decoded > 0)
+            .then(|| submissions as f64 / decoded as f64),
         weight_bytes_per_token: weight_bytes,
         read_bytes_s: limits.map(|limits| limits.read_bytes_s),
         read_share: limits

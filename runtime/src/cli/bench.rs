@@ -83,6 +83,13 @@ fn table(report: &Report) -> String {
             text += &format!("          {name}: {hits}{} read a token\n", size(*bytes_per_token as u64));
         }
     }
+    if let (Some(bytes), Some(seconds)) = (report.device_bytes, report.upload_s) {
+        text += &format!("gpu       {}, uploaded in {seconds:.3} s", size(bytes));
+        if let Some(submissions) = report.submissions_per_token {
+            text += &format!(", {submissions} submissions a token");
+        }
+        text += "\n";
+    }
     if let Some(bandwidth) = report.read_bytes_s {
         text += &format!("bandwidth {:.1} GB/s", bandwidth / 1e9);
         if let Some(share) = report.read_share {
@@ -122,6 +129,9 @@ mod tests {
             peak_rss_bytes: Some(4_840_000_000),
             planned_bytes: 4_850_000_000,
             paging: None,
+            device_bytes: None,
+            upload_s: None,
+            submissions_per_token: None,
             weight_bytes_per_token: 900_000_000,
             read_bytes_s: Some(26.04e9),
             read_share: Some(0.941),
@@ -171,6 +181,32 @@ mod tests {
         paging    352.86 MiB resident, 323 of 704 experts in 1.86 GiB
                   prefill: 50.0 % hit, 5.90 MiB read a token
                   decode: 45.6 % hit, 286.10 MiB read a token
+        ");
+    }
+
+    #[test]
+    fn on_a_gpu() {
+        let report = Report {
+            device: Some("A GPU (discrete GPU, Vulkan), 24 of 24 layers, 4.5 GiB".into()),
+            device_bytes: Some(4_830_000_000),
+            upload_s: Some(1.25),
+            submissions_per_token: Some(1.0),
+            read_bytes_s: None,
+            read_share: None,
+            dot_peak_mac_s: None,
+            ..report()
+        };
+        insta::assert_snapshot!(table(&report), @r"
+        LFM2-8B-A1B q4_0
+        A GPU (discrete GPU, Vulkan), 24 of 24 layers, 4.5 GiB, x86-64-v3, 2 threads, chunk 512, context 4096
+
+                      median       min       max
+        prefill        195.0     185.0    1208.0 tok/s, 512 tokens at depth 64
+        decode          27.2      26.3      28.3 tok/s, 128 tokens at depth 64
+
+        load      0.004 s
+        memory    4.51 GiB at most, 4.52 GiB planned
+        gpu       4.50 GiB, uploaded in 1.250 s, 1 submissions a token
         ");
     }
 

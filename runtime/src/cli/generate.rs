@@ -162,7 +162,15 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         text.push_str(rest);
         let text = words.is_some().then_some(text.as_str());
         let reused_tokens = options.session.wanted().then_some(reused);
-        output::json(&Report { prompt_tokens: &prompt, reused_tokens, tokens, text, finish, timings, paging })?;
+        output::json(&Report {
+            prompt_tokens: &prompt,
+            reused_tokens,
+            tokens,
+            text,
+            finish,
+            timings,
+            paging,
+        })?;
     } else {
         output::write(&format!("{rest}\n"))?;
         summary(&timings, prompt.len() - reused, tokens.len(), finish);

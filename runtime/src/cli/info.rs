@@ -89,6 +89,32 @@ fn about_budget(model: &Model) -> String {
     )
 }
 
+/// What all layers of a bundle take on each GPU, and some of them.
+#[cfg(feature = "wgpu")]
+fn bundle_on_gpus(model: &Model) -> String {
+    use lfm_runtime::gpu;
+    let all = gpu::model_layers(model);
+    let mut text = String::new();
+    for (index, adapter) in gpu::adapters().iter().enumerate() {
+        text += &format!("\nmemory on GPU {index}, {}\n", adapter.name);
+        let mut some: Vec<usize> = (0..=4).rev().map(|part| all * part / 4).collect();
+        some.dedup();
+        for layers in some {
+            let takes = match gpu::needed(model, adapter, layers) {
+                Ok(bytes) => size(bytes),
+                Err(why) => format!("cannot: {why}"),
+            };
+            text += &format!("  {:<18} {takes}\n", format!("--gpu-layers {layers}"));
+        }
+    }
+    text
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn bundle_on_gpus(_: &Model) -> String {
+    String::new()
+}
+
 fn about_bundle(model: &Model, machine: &Machine) -> String {
     let (manifest, plan, target) = (model.manifest(), model.plan(), model.target());
     let billions = |n: u64| format!("{:.3} M", n as f64 / 1e6);
@@ -137,5 +163,5 @@ fn about_bundle(model: &Model, machine: &Machine) -> String {
     let mut text: String = rows.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();
     text += "\nplanned memory\n";
     text.extend(planned.iter().map(|(name, value)| format!("  {name:<8} {value}\n")));
-    text + &about_budget(model)
+    text + &about_budget(model) + &bundle_on_gpus(model)
 }

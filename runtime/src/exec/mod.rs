@@ -11,6 +11,8 @@ mod program;
 mod rows;
 mod state;
 pub(crate) mod trig;
+#[cfg(feature = "observe")]
+mod values;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,6 +26,10 @@ pub(crate) use program::{AttentionStep, MoeStep, PanelsAt};
 pub(crate) use program::{Kind, MatrixAt, Operand, Program, Rows, Step, VectorAt, compile};
 pub(crate) use state::Content;
 pub(crate) use state::States;
+#[cfg(feature = "observe")]
+pub use values::NodeRows;
+#[cfg(feature = "observe")]
+pub(crate) use values::Values;
 
 use crate::cpu::kernels::{Kernels, Matrix};
 use crate::cpu::pool::Pool;
@@ -44,6 +50,9 @@ pub(crate) struct Executor {
     pub(crate) routes: Option<Vec<Route>>,
     /// What every step has taken, those of the body first, if that is wanted.
     pub(crate) laps: Option<Vec<Lap>>,
+    /// The values of every step, if they are wanted.
+    #[cfg(feature = "observe")]
+    pub(crate) values: Option<Values>,
 }
 
 /// What all runs of one step have taken.
@@ -106,6 +115,8 @@ impl Executor {
             pager: None,
             routes: None,
             laps: None,
+            #[cfg(feature = "observe")]
+            values: None,
         })
     }
 
@@ -126,8 +137,14 @@ impl Executor {
             return Err(Error::Torn);
         }
         let call = Call { weights, tokens, past: states.past };
+        #[cfg(feature = "observe")]
+        if let Some(values) = &mut self.values {
+            values.past = states.past;
+        }
         for (index, step) in program.body.iter().enumerate() {
             self.timed(index, step, call, states, tokens.len(), 0..0)?;
+            #[cfg(feature = "observe")]
+            self.keep(step, 0..tokens.len())?;
         }
         states.past += tokens.len();
         states.torn = false;
@@ -149,6 +166,8 @@ impl Executor {
             let some = next..rows.end.min(next + self.head_rows);
             for (index, step) in (program.body.len()..).zip(&program.tail) {
                 self.timed(index, step, call, states, some.len(), some.clone())?;
+                #[cfg(feature = "observe")]
+                self.keep(step, some.clone())?;
             }
             sink(some.clone(), self.logits(program, some.len())?)?;
             next = some.end;
@@ -164,7 +183,7 @@ impl Executor {
     }
 
     /// Floats of the arena.
-    #[cfg(feature = "wgpu")]
+    #[cfg(any(feature = "wgpu", feature = "observe"))]
     pub(crate) fn floats(&mut self, range: Range<usize>) -> Option<&[f32]> {
         self.arena.split([])?.1.get(range)
     }
@@ -189,6 +208,24 @@ impl Executor {
             lap.sections += self.pool.sections() - sections;
         }
         Ok(())
+    }
+
+    /// The values that were kept since the last call.
+    #[cfg(feature = "observe")]
+    pub(crate) fn take_values(&mut self) -> Vec<NodeRows> {
+        self.values.as_mut().map(|values| std::mem::take(&mut values.kept)).unwrap_or_default()
+    }
+
+    /// Keeps what a step gave for rows of the last chunk, if that is wanted.
+    #[cfg(feature = "observe")]
+    fn keep(&mut self, step: &Step, rows: Range<usize>) -> Result<()> {
+        let Some(mut values) = self.values.take() else { return Ok(()) };
+        let kept = values.keep(step, rows.start, |out| {
+            let outside = || Error::Internal { at: step.name.clone(), what: "a value outside the arena" };
+            self.floats(out.range(rows.len())).map(<[f32]>::to_vec).ok_or_else(outside)
+        });
+        self.values = Some(values);
+        kept
     }
 
     fn step(

@@ -118,6 +118,28 @@ pub(crate) enum Kind {
     },
 }
 
+#[cfg(any(feature = "wgpu", feature = "observe"))]
+impl Kind {
+    /// What a step reads and writes in the arena as rows. An alias does neither.
+    pub(crate) fn rows(&self) -> (Vec<Rows>, Vec<Rows>) {
+        match self {
+            Kind::Alias => (vec![], vec![]),
+            Kind::Embed { out, .. } => (vec![], vec![*out]),
+            Kind::Norm { x, out, .. } | Kind::LastRow { x, out } => (vec![*x], vec![*out]),
+            Kind::RopeTable { cos, sin, .. } => (vec![], vec![*cos, *sin]),
+            Kind::Rope { x, cos, sin, out } => (vec![*x, *cos, *sin], vec![*out]),
+            Kind::Linear { x, residual, out, .. } => {
+                (std::iter::once(x.rows).chain(*residual).collect(), vec![*out])
+            }
+            Kind::SwiGlu { x, out, .. } => (vec![x.rows], vec![*out]),
+            Kind::ConvGate { bcx, out, .. } => (vec![*bcx], vec![*out]),
+            Kind::Attention(a) => (vec![a.q, a.k, a.v], vec![a.out]),
+            Kind::Moe(m) => (std::iter::once(m.x.rows).chain(m.residual).collect(), vec![m.out]),
+            Kind::Add { a, b, out } => (vec![*a, *b], vec![*out]),
+        }
+    }
+}
+
 /// The operands of an attention.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionStep {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use lfm_graphs::weights::layout;
 
@@ -31,7 +32,7 @@ pub(crate) struct Piece {
     pub(crate) rows: Range<usize>,
 }
 
-/// Counts what is allocated, for the message when it does not fit.
+/// Allocates what was laid out.
 struct Allocator<'a> {
     gpu: &'a Gpu,
     needed: u64,
@@ -40,22 +41,22 @@ struct Allocator<'a> {
 
 impl Allocator<'_> {
     fn buffer(&mut self, at: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
-        let bytes = bytes.max(64).next_multiple_of(64);
-        let most = self.gpu.most_bound();
-        if bytes > most {
-            return Err(self
-                .gpu
-                .unable(at, format!("it takes {bytes} bytes, expected at most {most} in one binding")));
-        }
+        let bytes = padded(bytes);
         let buffer = self.gpu.allocate(at, bytes, usage).ok_or_else(|| Error::DeviceMemory {
             adapter: self.gpu.adapter.to_string(),
             at: at.to_owned(),
             needed: self.needed,
             had: self.had,
+            fits: None,
         })?;
         self.had += bytes;
         Ok(buffer)
     }
+}
+
+/// Bytes of a buffer for as many bytes.
+fn padded(bytes: u64) -> u64 {
+    bytes.max(64).next_multiple_of(64)
 }
 
 /// Everything that lies on the device.
@@ -77,6 +78,8 @@ pub(crate) struct Memory {
     pub(crate) context: usize,
     /// Bytes allocated.
     pub(crate) bytes: u64,
+    /// What the upload of weights has taken.
+    pub(crate) upload: Duration,
 }
 
 /// What a step reads from the weights.
@@ -149,50 +152,125 @@ pub(crate) fn state_bytes(shape: &StateShape, context: usize) -> Option<u64> {
     }
 }
 
-impl Memory {
-    /// Allocates what `steps` need and uploads their weights.
+/// A matrix, or a stack, and how it is cut: matrices and rows of each part.
+struct Cut<'a> {
+    name: &'a str,
+    at: MatrixAt,
+    parts: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// What some steps keep on a device, before there is one.
+pub(crate) struct Layout<'a> {
+    arena: u64,
+    /// Floats of each vector and convolution kernel, by offset, and their bytes in all.
+    small: BTreeMap<usize, usize>,
+    small_bytes: u64,
+    states: Vec<State<'a>>,
+    matrices: Vec<Cut<'a>>,
+}
+
+/// A state, and what is kept of it for going back.
+struct State<'a> {
+    index: usize,
+    name: &'a str,
+    bytes: u64,
+    kept: u64,
+}
+
+/// What cannot lie on a device, and why.
+pub(crate) type Obstacle = (String, String);
+
+impl<'a> Layout<'a> {
+    /// What `steps` keep on a device whose bindings have at most `most` bytes, with checkpoints. `arena` is in floats.
     ///
     /// # Errors
-    /// When something is larger than a binding may be, or the device has no room.
-    pub(crate) fn new<'a>(
-        gpu: &Gpu,
+    /// When something is larger than a binding may be.
+    pub(crate) fn new(
         steps: impl Iterator<Item = &'a Step>,
         arena: usize,
-        weights: &[u8],
         states: &[StateShape],
         sizes: Sizes,
+        most: u64,
+    ) -> Result<Layout<'a>, Obstacle> {
+        let wanted = Wanted::of(steps);
+        let fits = |at: &str, bytes: Option<u64>| match bytes {
+            Some(bytes) if padded(bytes) <= most => Ok(bytes),
+            Some(bytes) => Err((
+                at.to_owned(),
+                format!("it takes {bytes} bytes, expected at most {most} in one binding"),
+            )),
+            None => Err((at.to_owned(), "its size overflows 64 bits".to_owned())),
+        };
+        let small = wanted.small.values().map(|len| 4 * len.next_multiple_of(16) as u64).sum();
+        let Sizes { context, slots, .. } = sizes;
+        let mut kept = Vec::new();
+        for (index, name) in wanted.states {
+            let bytes = states.get(index).and_then(|shape| state_bytes(shape, context));
+            let bytes = fits(&format!("the state of {name}"), bytes)?;
+            // Copied, never bound.
+            let slots =
+                if let Some(StateShape::Window { .. }) = states.get(index) { slots as u64 } else { 0 };
+            kept.push(State { index, name, bytes, kept: bytes.saturating_mul(slots) });
+        }
+        let mut matrices = Vec::new();
+        for (name, at) in wanted.matrices.into_values() {
+            let parts = cut(&at, most).ok_or_else(|| {
+                let what = if at.count > 1 { "one matrix of a stack" } else { "16 rows of a matrix" };
+                (name.to_owned(), format!("{what} takes more than the {most} bytes of one binding"))
+            })?;
+            matrices.push(Cut { name, at, parts });
+        }
+        Ok(Layout {
+            arena: fits("the arena", (arena as u64).checked_mul(4))?,
+            small_bytes: fits("the vectors", Some(small))?,
+            small: wanted.small,
+            states: kept,
+            matrices,
+        })
+    }
+
+    /// Bytes in all.
+    pub(crate) fn bytes(&self) -> u64 {
+        let matrices = self.matrices.iter().map(|Cut { at, .. }| at.stride as u64 * at.count as u64);
+        let states = self.states.iter().map(|state| padded(state.bytes).saturating_add(padded(state.kept)));
+        matrices.chain(states).sum::<u64>() + padded(self.arena) + padded(self.small_bytes)
+    }
+}
+
+impl Memory {
+    /// Allocates what was laid out, and uploads weights.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub(crate) fn new(
+        gpu: &Gpu,
+        layout: Layout<'_>,
+        weights: &[u8],
+        states: &[StateShape],
+        context: usize,
     ) -> Result<Memory> {
         use wgpu::BufferUsages as U;
-        let Sizes { context, slots, .. } = sizes;
-        let wanted = Wanted::of(steps);
-        let small: usize = wanted.small.values().map(|len| len.next_multiple_of(16)).sum();
-        let mut sizes = Vec::new();
-        for index in wanted.states.keys() {
-            let bytes = states.get(*index).and_then(|shape| state_bytes(shape, context));
-            sizes.push(bytes.ok_or_else(|| gpu.unable("a state", "its size overflows 64 bits"))?);
-        }
-        let needed = wanted.matrices.values().map(|(_, m)| (m.stride * m.count) as u64).sum::<u64>()
-            + sizes.iter().sum::<u64>()
-            + 4 * (arena + small) as u64;
-        let mut allocator = Allocator { gpu, needed, had: 0 };
+        let mut allocator = Allocator { gpu, needed: layout.bytes(), had: 0 };
         let storage = U::STORAGE | U::COPY_DST | U::COPY_SRC;
-        let arena = allocator.buffer("the arena", 4 * arena as u64, storage)?;
+        let arena = allocator.buffer("the arena", layout.arena, storage)?;
         let call = allocator.buffer("a call", CALL_STRIDE * CALL_SLOTS, U::UNIFORM | U::COPY_DST)?;
         let (mut contents, mut kept) = (vec![None; states.len()], vec![None; states.len()]);
-        for ((index, name), bytes) in wanted.states.iter().zip(sizes) {
-            contents[*index] = Some(allocator.buffer(&format!("the state of {name}"), bytes, storage)?);
-            if let Some(StateShape::Window { .. }) = states.get(*index) {
+        for State { index, name, bytes, kept: past } in layout.states {
+            if let Some(state) = contents.get_mut(index) {
+                *state = Some(allocator.buffer(&format!("the state of {name}"), bytes, storage)?);
+            }
+            if let (Some(kept), true) = (kept.get_mut(index), past > 0) {
                 let at = format!("the checkpoints of {name}");
-                kept[*index] =
-                    Some(allocator.buffer(&at, bytes * slots as u64, U::COPY_SRC | U::COPY_DST)?);
+                *kept = Some(allocator.buffer(&at, past, U::COPY_SRC | U::COPY_DST)?);
             }
         }
 
+        let began = Instant::now();
         let mut upload = Upload { gpu, under_way: 0 };
-        let small = allocator.buffer("small weights", 4 * small as u64, storage)?;
+        let small = allocator.buffer("small weights", layout.small_bytes, storage)?;
         let mut small_at = BTreeMap::new();
         let mut next = 0;
-        for (offset, len) in wanted.small {
+        for (offset, len) in layout.small {
             let bytes = weights.get(offset..offset + 4 * len);
             let bytes = bytes.ok_or_else(|| gpu.unable("a vector", "it lies outside the weights"))?;
             upload.write(&small, 4 * next as u64, bytes)?;
@@ -200,9 +278,9 @@ impl Memory {
             next += len.next_multiple_of(16);
         }
         let mut matrices = BTreeMap::new();
-        for (offset, (name, at)) in wanted.matrices {
-            let pieces = pieces(gpu, &mut allocator, &mut upload, name, &at, weights)?;
-            matrices.insert(offset, pieces);
+        for cut in layout.matrices {
+            let pieces = pieces(gpu, &mut allocator, &mut upload, &cut, weights)?;
+            matrices.insert(cut.at.offset, pieces);
         }
         upload.finish()?;
         Ok(Memory {
@@ -216,6 +294,7 @@ impl Memory {
             shapes: states.to_vec(),
             context,
             bytes: allocator.had,
+            upload: began.elapsed(),
         })
     }
 
@@ -264,18 +343,13 @@ fn pieces(
     gpu: &Gpu,
     allocator: &mut Allocator<'_>,
     upload: &mut Upload<'_>,
-    name: &str,
-    at: &MatrixAt,
+    cut: &Cut<'_>,
     weights: &[u8],
 ) -> Result<Vec<Piece>> {
-    let most = gpu.most_bound();
-    let parts = cut(at, most).ok_or_else(|| {
-        let what = if at.count > 1 { "one matrix of a stack" } else { "16 rows of a matrix" };
-        gpu.unable(name, format!("{what} takes more than the {most} bytes of one binding"))
-    })?;
+    let Cut { name, at, parts } = cut;
     let row_block = layout::row_block_bytes(at.format, at.k).unwrap_or(0);
     let mut pieces = Vec::new();
-    for (matrices, rows) in parts {
+    for (matrices, rows) in parts.iter().cloned() {
         let start = at.offset + matrices.start * at.stride + rows.start / layout::ROWS * row_block;
         let whole = rows.len() == at.rows;
         let len = if whole { matrices.len() * at.stride } else { layout::row_blocks(rows.len()) * row_block };

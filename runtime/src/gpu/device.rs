@@ -67,7 +67,7 @@ fn enumerate() -> Vec<(Adapter, wgpu::Adapter)> {
                 kind,
                 interface: format!("{:?}", info.backend),
                 driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-                binding: adapter.limits().max_storage_buffer_binding_size,
+                binding: most_bound(&adapter.limits()),
                 exact: software && adapter.features().contains(wgpu::Features::SHADER_F64),
             };
             (rank, about, adapter)
@@ -213,6 +213,26 @@ impl Gpu {
         done.map(|_| ()).map_err(|e| self.lost(e.to_string()))
     }
 
+    /// Waits, and reads the first `bytes` bytes of a buffer that can be mapped; `at` is what they are.
+    ///
+    /// # Errors
+    /// When the device is lost or the buffer cannot be mapped.
+    pub(crate) fn read<T>(
+        &self,
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+        at: &str,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T> {
+        let slice = buffer.slice(..bytes);
+        slice.map_async(wgpu::MapMode::Read, |_| ());
+        self.wait()?;
+        let fault = |_| Error::Internal { at: at.to_owned(), what: "it cannot be mapped" };
+        let taken = take(&slice.get_mapped_range().map_err(fault)?);
+        buffer.unmap();
+        Ok(taken)
+    }
+
     /// Does what a driver checks: `Err` has what it said.
     pub(crate) fn checked<T>(&self, make: impl FnOnce() -> T) -> Result<T, String> {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -247,8 +267,12 @@ impl Gpu {
 
     /// Most bytes of one storage binding.
     pub(crate) fn most_bound(&self) -> u64 {
-        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size) / 64 * 64
+        most_bound(&self.limits)
     }
+}
+
+fn most_bound(limits: &wgpu::Limits) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 64 * 64
 }
 
 /// Wakes a thread.

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::device::Gpu;
+use super::device::{Adapter, Gpu};
 use super::executor::{GpuExecutor, Sizes};
+use super::needs;
 use crate::error::{Error, Result};
 use crate::exec::{Lap, Program, Route};
 use crate::model::Model;
@@ -25,21 +26,16 @@ struct First {
     cpu: Cpu,
 }
 
-/// The layer of a node: `l12.` begins those of layer 12.
-fn layer(name: &str) -> Option<usize> {
-    name.strip_prefix('l')?.split_once('.')?.0.parse().ok()
-}
-
-/// How many layers there are.
-fn layers(program: &Program) -> usize {
-    program.body.iter().filter_map(|step| layer(&step.name)).max().map_or(0, |last| last + 1)
-}
-
-/// The first step of the last `layers` layers.
-fn split(program: &Program, layers: usize, all: usize) -> usize {
-    let first = |name: &str| layer(name).is_some_and(|layer| layer >= all - layers);
-    let steps = &program.body;
-    if layers >= all { 0 } else { steps.iter().position(|step| first(&step.name)).unwrap_or(steps.len()) }
+/// An error for want of memory, with how many layers there was room for.
+fn with_room(error: Error, model: &Model, about: &Adapter, layers: usize, sizes: Sizes) -> Error {
+    match error {
+        Error::DeviceMemory { adapter, at, needed, had, .. } => {
+            let has_room =
+                |n: &usize| needs::of(model.program(), about, *n, sizes).is_ok_and(|bytes| bytes <= had);
+            Error::DeviceMemory { adapter, at, needed, had, fits: (0..layers).rev().find(has_room) }
+        }
+        error => error,
+    }
 }
 
 impl Engine {
@@ -52,16 +48,19 @@ impl Engine {
         context: usize,
     ) -> Result<Engine> {
         let program = model.program();
-        let all = layers(program);
+        let all = needs::layers(program);
         let layers = match wanted {
             None => all,
             Some(n) if n <= all => n,
             Some(n) => return Err(Error::Argument(format!("GPU layers are {n}, expected 0 to {all}"))),
         };
-        let split = split(program, layers, all);
+        let split = needs::split(program, layers);
         let (slots, _) = planned(model);
         let sizes = Sizes { chunk, head_rows: model.plan().head_rows as usize, context, slots };
-        let gpu = GpuExecutor::new(Gpu::open(adapter)?, program, split, model.weights(), sizes)?;
+        let gpu = Gpu::open(adapter)?;
+        let about = gpu.adapter.clone();
+        let gpu = GpuExecutor::new(gpu, program, split, model.weights(), sizes)
+            .map_err(|error| with_room(error, model, &about, layers, sizes))?;
         let first = if split == 0 {
             None
         } else {
@@ -81,6 +80,11 @@ impl Engine {
         let (adapter, layers, all) = (self.gpu.adapter(), self.layers, self.all_layers);
         let bytes = lfm_graphs::target::ByteSize(self.gpu.bytes()).approx();
         format!("{adapter}, {layers} of {all} layers, {bytes}")
+    }
+
+    /// Bytes on the device, and what the upload of weights has taken.
+    pub(crate) fn memory(&self) -> (u64, std::time::Duration) {
+        (self.gpu.bytes(), self.gpu.upload())
     }
 
     pub(crate) fn past(&self) -> usize {
@@ -147,6 +151,24 @@ impl Engine {
         let mut routes = cpu.map(std::mem::take).unwrap_or_default();
         routes.append(&mut self.gpu.take_routes());
         routes
+    }
+
+    #[cfg(feature = "observe")]
+    pub(crate) fn record_values(&mut self, on: bool) {
+        if let Some(First { cpu, .. }) = &mut self.first {
+            cpu.executor.values = on.then(crate::exec::Values::default);
+        }
+        self.gpu.values = on.then(crate::exec::Values::default);
+    }
+
+    #[cfg(feature = "observe")]
+    pub(crate) fn take_values(&mut self) -> Vec<crate::exec::NodeRows> {
+        let mut values =
+            self.first.as_mut().map(|first| first.cpu.executor.take_values()).unwrap_or_default();
+        values.extend(
+            self.gpu.values.as_mut().map(|values| std::mem::take(&mut values.kept)).unwrap_or_default(),
+        );
+        values
     }
 
     pub(crate) fn record_laps(&mut self, laps: Vec<Lap>) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::buffers::{CALL_STRIDE, Memory};
+use super::buffers::{CALL_STRIDE, Layout, Memory};
 use super::device::Gpu;
 use super::kernels::{attention, conv_gate, linear, moe, rows};
 use super::record::{Builder, Recording};
@@ -29,6 +29,12 @@ pub(crate) struct GpuExecutor {
     routes_wanted: bool,
     /// What every step of the program has taken, if that is wanted.
     pub(crate) laps: Option<Vec<Lap>>,
+    /// The values of the steps here, if they are wanted.
+    #[cfg(feature = "observe")]
+    pub(crate) values: Option<crate::exec::Values>,
+    /// The steps here.
+    #[cfg(feature = "observe")]
+    steps: Vec<Step>,
     chunk: usize,
     tables: Vec<rows::Table>,
     /// Values that steps before `split` leave in the arena for those after.
@@ -45,31 +51,12 @@ pub(crate) struct GpuExecutor {
     gpu: Gpu,
 }
 
-/// What a step reads and writes in the arena as rows.
-fn rows_of(kind: &Kind) -> (Vec<Rows>, Vec<Rows>) {
-    match kind {
-        Kind::Alias => (vec![], vec![]),
-        Kind::Embed { out, .. } => (vec![], vec![*out]),
-        Kind::Norm { x, out, .. } | Kind::LastRow { x, out } => (vec![*x], vec![*out]),
-        Kind::RopeTable { cos, sin, .. } => (vec![], vec![*cos, *sin]),
-        Kind::Rope { x, cos, sin, out } => (vec![*x, *cos, *sin], vec![*out]),
-        Kind::Linear { x, residual, out, .. } => {
-            (std::iter::once(x.rows).chain(*residual).collect(), vec![*out])
-        }
-        Kind::SwiGlu { x, out, .. } => (vec![x.rows], vec![*out]),
-        Kind::ConvGate { bcx, out, .. } => (vec![*bcx], vec![*out]),
-        Kind::Attention(a) => (vec![a.q, a.k, a.v], vec![a.out]),
-        Kind::Moe(m) => (std::iter::once(m.x.rows).chain(m.residual).collect(), vec![m.out]),
-        Kind::Add { a, b, out } => (vec![*a, *b], vec![*out]),
-    }
-}
-
 /// The values that `steps` read and none of them has written.
 fn crossing<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<Rows> {
     let mut written = BTreeSet::new();
     let mut found: Vec<Rows> = Vec::new();
     for step in steps {
-        let (reads, writes) = rows_of(&step.kind);
+        let (reads, writes) = step.kind.rows();
         for read in reads {
             if !written.contains(&read.start) && found.iter().all(|rows| rows.start != read.start) {
                 found.push(read);
@@ -165,8 +152,10 @@ impl GpuExecutor {
     ) -> Result<GpuExecutor> {
         let steps = || program.body.iter().skip(split).chain(&program.tail);
         let crossing = crossing(steps());
-        let Sizes { chunk, head_rows, .. } = sizes;
-        let memory = Memory::new(&gpu, steps(), program.arena, weights, &program.states, sizes)?;
+        let Sizes { chunk, head_rows, context, .. } = sizes;
+        let layout = Layout::new(steps(), program.arena, &program.states, sizes, gpu.most_bound())
+            .map_err(|(at, what)| gpu.unable(&at, what))?;
+        let memory = Memory::new(&gpu, layout, weights, &program.states, context)?;
         let builder = Builder::new(&gpu, &memory, chunk);
         let mut recorder = Recorder { builder, tables: Vec::new(), made: BTreeSet::new() };
         let (mut ends, mut routing) = (Vec::new(), Vec::new());
@@ -198,6 +187,10 @@ impl GpuExecutor {
             routes: None,
             routes_wanted: false,
             laps: None,
+            #[cfg(feature = "observe")]
+            values: None,
+            #[cfg(feature = "observe")]
+            steps: steps().cloned().collect(),
             chunk,
             body: 0..middle,
             tail: middle..end,
@@ -221,6 +214,11 @@ impl GpuExecutor {
     /// Bytes on the device.
     pub(crate) fn bytes(&self) -> u64 {
         self.memory.bytes
+    }
+
+    /// What the upload of weights has taken.
+    pub(crate) fn upload(&self) -> std::time::Duration {
+        self.memory.upload
     }
 
     /// Positions taken.
@@ -321,7 +319,7 @@ impl GpuExecutor {
         if !some.is_empty() {
             self.call(1, some.len(), some.start, &[]);
         }
-        if self.laps.is_some() {
+        if self.is_watched() {
             return self.submit_each(body, some);
         }
         let mut encoder = self.encoder();
@@ -361,28 +359,42 @@ impl GpuExecutor {
         encoder.copy_buffer_to_buffer(&self.memory.arena, 4 * self.at.start as u64, &self.back, 0, bytes);
     }
 
-    /// The same with a submission for each step, and how long each takes.
+    /// Whether something is to be known about each step.
+    fn is_watched(&self) -> bool {
+        #[cfg(feature = "observe")]
+        if self.values.is_some() {
+            return true;
+        }
+        self.laps.is_some()
+    }
+
+    /// The same with a submission for each step, and how long each takes or what it gives.
     fn submit_each(&mut self, body: Option<u32>, some: Range<usize>) -> Result<()> {
-        let mut laps = self.laps.take().unwrap_or_default();
         let mut start = 0;
-        for (index, end) in self.ends.iter().enumerate() {
-            let (range, tail) = (start..*end, *end > self.body.end);
-            start = *end;
-            let (slot, rows) = if tail { (1, some.len() as u32) } else { (0, body.unwrap_or(0)) };
-            if rows == 0 || range.is_empty() {
+        for index in 0..self.ends.len() {
+            let range = start..self.ends.get(index).copied().unwrap_or(start);
+            let tail = range.end > self.body.end;
+            start = range.end;
+            let (slot, rows) = if tail { (1, some.clone()) } else { (0, 0..body.unwrap_or(0) as usize) };
+            if rows.is_empty() || range.is_empty() {
                 continue;
             }
             let began = std::time::Instant::now();
             let mut encoder = self.encoder();
-            self.encode(&mut encoder, range, slot, rows);
+            self.encode(&mut encoder, range.clone(), slot, rows.len() as u32);
+            let layer = self.routing.iter().position(|layer| layer.end == range.end);
+            if let (Some(routes), Some(layer)) = (&self.routes, layer) {
+                routes.encode(&mut encoder, &self.memory.arena, &self.routing, layer, rows.len());
+            }
             self.gpu.queue.submit([encoder.finish()]);
             self.gpu.wait()?;
             self.submissions += 1;
-            if let Some(lap) = laps.get_mut(self.split + index) {
+            if let Some(lap) = self.laps.as_mut().and_then(|laps| laps.get_mut(self.split + index)) {
                 lap.time += began.elapsed();
             }
+            #[cfg(feature = "observe")]
+            self.keep_values(index, rows)?;
         }
-        self.laps = Some(laps);
         if !some.is_empty() {
             let mut encoder = self.encoder();
             self.copy_logits(&mut encoder, some.len());
@@ -390,6 +402,32 @@ impl GpuExecutor {
             self.submissions += 1;
         }
         Ok(())
+    }
+
+    /// Keeps what step `index` gave for rows of the chunk, if that is wanted.
+    #[cfg(feature = "observe")]
+    fn keep_values(&mut self, index: usize, rows: Range<usize>) -> Result<()> {
+        let Some(mut values) = self.values.take() else { return Ok(()) };
+        values.past = self.past;
+        let kept = match self.steps.get(index) {
+            Some(step) => values.keep(step, rows.start, |out| self.floats(out.range(rows.len()))),
+            None => Ok(()),
+        };
+        self.values = Some(values);
+        kept
+    }
+
+    /// Floats of the arena, copied back.
+    #[cfg(feature = "observe")]
+    fn floats(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        let bytes = 4 * range.len() as u64;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let no_room = || self.gpu.unable("a value", format!("the device has no {bytes} bytes for it"));
+        let back = self.gpu.allocate("a value", bytes.max(4), usage).ok_or_else(no_room)?;
+        let mut encoder = self.encoder();
+        encoder.copy_buffer_to_buffer(&self.memory.arena, 4 * range.start as u64, &back, 0, bytes);
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.read(&back, bytes, "a value", bytemuck::pod_collect_to_vec)
     }
 
     /// Starts or stops to record which experts are chosen.
@@ -406,15 +444,10 @@ impl GpuExecutor {
     /// Waits for logits and takes them.
     fn read(&mut self, rows: usize) -> Result<()> {
         let floats = rows * self.at.width;
-        let slice = self.back.slice(..4 * floats as u64);
-        slice.map_async(wgpu::MapMode::Read, |_| ());
-        self.gpu.wait()?;
-        let fault = || Error::Internal { at: "the logits".into(), what: "they cannot be mapped" };
-        let mapped = slice.get_mapped_range().map_err(|_| fault())?;
+        let fault = || Error::Internal { at: "the logits".into(), what: "there are fewer rows" };
         let into = self.logits.get_mut(..floats).ok_or_else(fault)?;
-        bytemuck::cast_slice_mut(into).copy_from_slice(&mapped);
-        drop(mapped);
-        self.back.unmap();
-        Ok(())
+        self.gpu.read(&self.back, 4 * floats as u64, "the logits", |bytes| {
+            bytemuck::cast_slice_mut(into).copy_from_slice(bytes);
+        })
     }
 }

@@ -10,6 +10,7 @@
 //! | `executor` | chunks through the body, wanted rows through the tail, logits back |
 //! | `engine` | what a session runs: all layers, or the last ones with the first on the CPU |
 //! | `routes` | which experts were chosen |
+//! | `needs` | what layers take on a device |
 //!
 //! # Conventions
 //!
@@ -55,6 +56,7 @@ pub(crate) mod device;
 pub(crate) mod engine;
 pub(crate) mod executor;
 pub(crate) mod kernels;
+pub(crate) mod needs;
 pub(crate) mod pipeline;
 pub(crate) mod record;
 pub(crate) mod routes;
@@ -63,3 +65,4 @@ mod tests;
 
 pub use device::{Adapter, adapters};
 pub(crate) use engine::Engine;
+pub use needs::{model_layers, needed};

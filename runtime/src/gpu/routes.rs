@@ -6,7 +6,7 @@ use lfm_graphs::plan::MoeScratch;
 
 use super::device::Gpu;
 use crate::cpu::kernels::{Kernels, Portable};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exec::{MoeStep, Route};
 use crate::few;
 
@@ -94,14 +94,8 @@ impl Routes {
 
     /// Waits for the copies of a chunk and keeps them.
     pub(crate) fn read(&mut self, gpu: &Gpu, layers: &[Routing], past: usize, rows: usize) -> Result<()> {
-        self.buffer.slice(..).map_async(wgpu::MapMode::Read, |_| ());
-        gpu.wait()?;
-        let fault = |_| Error::Internal { at: "the routes".into(), what: "they cannot be mapped" };
-        let words: Vec<u32> = {
-            let mapped = self.buffer.slice(..).get_mapped_range().map_err(fault)?;
-            bytemuck::pod_collect_to_vec(&mapped)
-        };
-        self.buffer.unmap();
+        let words: Vec<u32> =
+            gpu.read(&self.buffer, self.buffer.size(), "the routes", bytemuck::pod_collect_to_vec)?;
         let mut rest = words.as_slice();
         for layer in layers {
             let [logits, ids, weights] = layer.parts().map(|(_, words)| {

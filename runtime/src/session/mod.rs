@@ -17,6 +17,8 @@ pub(crate) use checkpoints::planned;
 use crate::cpu::kernels::{self, Kernels};
 use crate::cpu::pool::{MAX_THREADS, Pool};
 use crate::error::{Error, Result};
+#[cfg(feature = "observe")]
+use crate::exec::NodeRows;
 use crate::exec::{Executor, Lap, Route, States};
 use crate::machine;
 use crate::model::Model;
@@ -211,6 +213,18 @@ impl Session {
             Engine::Cpu(_) => None,
             #[cfg(feature = "wgpu")]
             Engine::Gpu(gpu) => Some(gpu.describe()),
+        }
+    }
+
+    /// Bytes of GPU memory held, and the seconds that the upload of weights has taken; nothing on the CPU.
+    pub fn device_memory(&self) -> Option<(u64, f64)> {
+        match &self.engine {
+            Engine::Cpu(_) => None,
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => {
+                let (bytes, upload) = gpu.memory();
+                Some((bytes, upload.as_secs_f64()))
+            }
         }
     }
 
@@ -423,6 +437,28 @@ impl Session {
             Engine::Cpu(cpu) => cpu.executor.routes.as_mut().map(std::mem::take).unwrap_or_default(),
             #[cfg(feature = "wgpu")]
             Engine::Gpu(gpu) => gpu.take_routes(),
+        }
+    }
+
+    /// Starts or stops to record the values of all nodes. A GPU then runs each step by itself.
+    #[cfg(feature = "observe")]
+    pub fn record_values(&mut self, on: bool) {
+        let values = on.then(crate::exec::Values::default);
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.values = values,
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.record_values(on),
+        }
+    }
+
+    /// The values since the last call, in the order in which they were computed. Nodes that only give another shape to
+    /// their argument have none.
+    #[cfg(feature = "observe")]
+    pub fn take_values(&mut self) -> Vec<NodeRows> {
+        match &mut self.engine {
+            Engine::Cpu(cpu) => cpu.executor.take_values(),
+            #[cfg(feature = "wgpu")]
+            Engine::Gpu(gpu) => gpu.take_values(),
         }
     }
 

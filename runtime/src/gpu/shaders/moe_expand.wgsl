@@ -17,14 +17,12 @@ var<workgroup> results: array<vec4<f32>, 16>;   // [matrix][8 times 4 rows]
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) me: u32) {
     let expert = arena[p.ids + id.y];
-    if !holds(expert) {
-        return;
-    }
+    let held = holds(expert);
     let m = me / 128u;
     let n = me / 8u % GROUPS;
     let block = 2u * id.x + me % 8u / 4u;
     let row_block = (expert - p.first) * p.stride + block * p.row_block;
-    let real = 16u * block < p.rows;
+    let real = held && 16u * block < p.rows;
     let used = (p.k + 31u) / 32u;
     // Lane 32 m + r carries the chain of row r of matrix m.
     let at = 128u * (me / 32u) + me % 32u / 4u;
@@ -61,7 +59,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) m
         results[me / 4u][me % 4u] = acc;
     }
     workgroupBarrier();
-    if me == 0u {
+    if me == 0u && held {
         var hidden: array<vec4<f32>, 8>;
         for (var i = 0u; i < 8u; i++) {
             hidden[i] = gated(results[i], results[8u + i]);

@@ -12,14 +12,12 @@ var<workgroup> ups: array<vec4<f32>, 256>;
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) me: u32) {
     let expert = arena[p.ids + id.y];
-    if !holds(expert) {
-        return;
-    }
+    let held = holds(expert);
     let row_block = (expert - p.first) * p.stride + id.x * p.row_block;
     var gate = vec4<f32>();
     var up = vec4<f32>();
     let lanes = select(LANES, 1u, ORDERED);
-    if me / 4u < lanes {
+    if held && me / 4u < lanes {
         for (var k = me / 4u; k < p.k; k += lanes) {
             let x = vec4(load(p.x + k));
             gate = fused4(weight(0u, row_block, k, me % 4u), x, gate);
@@ -35,7 +33,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) m
             ups[me] += ups[me + 4u * half];
         }
     }
-    if me < 4u {
+    if held && me < 4u {
         let h = gated(gates[me], ups[me]);
         for (var n = 0u; n < 4u; n++) {
             let r = 16u * id.x + 4u * me + n;

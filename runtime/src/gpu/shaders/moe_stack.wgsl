@@ -40,6 +40,8 @@ struct Params {
 // Whether sums of floats keep the order of the CPU: one lane along K instead of many.
 override ORDERED: bool = false;
 
+// Whether the bindings hold an expert. Its workgroups run to their end in any case: barriers must not depend on what was
+// loaded.
 fn holds(expert: u32) -> bool {
     return p.first <= expert && expert < p.end;
 }

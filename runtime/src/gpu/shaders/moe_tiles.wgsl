@@ -67,14 +67,12 @@ fn products(m: u32, row_block: u32, q: u32, g: u32, n: u32, some: u32, acc: ptr<
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) me: u32) {
     let expert = arena[p.tiles + 2u * id.y];
     let begin = arena[p.tiles + 2u * id.y + 1u];
-    if !holds(expert) {
-        return;
-    }
+    let held = holds(expert);
     let end = min(arena[p.starts + expert + 1u], begin + TILE);
     let four = me % 16u;
     let some = me / 16u;
     let block = 4u * id.x + four / 4u;
-    let real = 16u * block < p.rows;
+    let real = held && 16u * block < p.rows;
     let row_block = (expert - p.first) * p.stride + block * p.row_block;
     let used = (p.k + 31u) / 32u;
     if me < TILE {
@@ -118,7 +116,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) m
         workgroupBarrier();
         let g = 2u * id.x + me / TILE;
         let place = begin + me % TILE;
-        if me < 2u * TILE && place < end && 32u * g < p.rows {
+        if held && me < 2u * TILE && place < end && 32u * g < p.rows {
             var x: array<vec4<f32>, 8>;
             for (var i = 0u; i < 8u; i++) {
                 x[i] = hidden[me % TILE * 17u + me / TILE * 8u + i];
@@ -128,7 +126,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) m
     } else {
         for (var i = 0u; i < 4u; i++) {
             let place = begin + 4u * some + i;
-            if place < end {
+            if held && place < end {
                 let to = p.out + arena[p.order + place] * p.token_out;
                 for (var n = 0u; n < 4u; n++) {
                     let r = 64u * id.x + 4u * four + n;

@@ -14,14 +14,12 @@ var<workgroup> xs: array<vec4<f32>, 256>;  // [k][8 times 4 slots]
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) me: u32) {
     let expert = arena[p.tiles + 2u * id.y];
     let begin = arena[p.tiles + 2u * id.y + 1u];
-    if !holds(expert) {
-        return;
-    }
+    let held = holds(expert);
     let end = min(arena[p.starts + expert + 1u], begin + TILE);
     let four = me % 16u;
     let some = me / 16u;
     let block = 4u * id.x + four / 4u;
-    let real = 16u * block < p.rows;
+    let real = held && 16u * block < p.rows;
     let row_block = (expert - p.first) * p.stride + block * p.row_block;
     if me < TILE {
         var row = arena[p.order + min(begin + me, end - 1u)];
@@ -64,7 +62,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) m
     }
     for (var i = 0u; i < 4u; i++) {
         let place = begin + 4u * some + i;
-        if place < end {
+        if held && place < end {
             var y = gate[i];
             if PAIR {
                 y = gated(y, up[i]);

@@ -26,11 +26,20 @@ struct Link {
     x_sum: f32,
 }
 
+// Two finite f16, widened. Scales below 2^-14 are usual in q4_k, and `unpack2x16float` may flush them to zero.
+fn widened(h: u32) -> vec2<f32> {
+    let bits = vec2(h, h >> 16u) & vec2(0x7fffu);
+    let sign = vec2(h << 16u, h) & vec2(0x80000000u);
+    let usual = bitcast<vec2<f32>>((bits << vec2(13u)) + vec2(0x38000000u));
+    let x = select(usual, vec2<f32>(bits) * 5.9604644775390625e-8, bits < vec2(0x400u));
+    return bitcast<vec2<f32>>(bitcast<vec2<u32>>(x) | sign);
+}
+
 // Four f16 of [16 rows], 32 bytes that begin at vec4 `at`.
 fn halves(m: u32, at: u32, q: u32) -> vec4<f32> {
     let v = word(m, at + q / 2u);
     let h = select(v.xy, v.zw, (q & 1u) == 1u);
-    return vec4(unpack2x16float(h.x), unpack2x16float(h.y));
+    return vec4(widened(h.x), widened(h.y));
 }
 
 fn splat(x: u32) -> vec4<u32> {

@@ -7,7 +7,7 @@ use half::f16;
 use lfm_graphs::weights::{Format, layout, pack};
 
 use crate::exec::{Kind, MatrixAt, Rows, StateShape, Step, VectorAt};
-use crate::gpu::buffers::Memory;
+use crate::gpu::buffers::{Layout, Memory};
 use crate::gpu::device::Gpu;
 use crate::gpu::executor::Sizes;
 use crate::gpu::pipeline::Arithmetic;
@@ -191,7 +191,8 @@ impl Bench {
         let memory = self.memory.get_or_insert_with(|| {
             let steps = std::iter::once(&step);
             let sizes = Sizes { chunk: 1, head_rows: 1, context: self.context, slots: 1 };
-            Memory::new(gpu, steps, self.arena.len(), &self.weights, &self.states, sizes).unwrap()
+            let layout = Layout::new(steps, self.arena.len(), &self.states, sizes, gpu.most_bound()).unwrap();
+            Memory::new(gpu, layout, &self.weights, &self.states, self.context).unwrap()
         });
         let mut builder = Builder::new(gpu, memory, call[0] as usize);
         builder.name = "test".into();

@@ -72,6 +72,7 @@ impl Layer {
             top_k: top,
             renorm: shape.renorm,
             scale: shape.scale,
+            paged: None,
             scratch: start..start + words,
             out: bench.empty(most, hidden),
         };
