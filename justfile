@@ -134,6 +134,48 @@ test-arm:
     REQUIRE_ISA=aarch64-neon,aarch64-dotprod,aarch64-i8mm \
         cargo test --locked -p lfm-kernels --lib --target aarch64-unknown-linux-musl
 
+# Random mutations of a bundle, a GGUF file and a safetensors file: refused, or what any other reader makes of them.
+mutations COUNT="20000":
+    MUTATIONS={{quote(COUNT)}} cargo test --locked --release -p lfm-tests --test mutations -- --nocapture
+
+# Exports that are killed, run out of disk or meet another one, at random points of each kind.
+crash-tests POINTS="200":
+    CRASHES={{quote(POINTS)}} cargo test --locked --release -p lfm-export --test crash -- --nocapture
+
+# Fuzzers, some seconds for each target or one of them: `just fuzz`, `just fuzz gguf 600`. Needs a nightly toolchain, a C++
+# compiler and `cargo install cargo-fuzz`. A find is in tests/fuzz/artifacts; keep it in tests/corpus once it is mended.
+fuzz TARGET="all" SECONDS="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export TMPDIR=/dev/shm
+    cargo +nightly fuzz build --fuzz-dir tests/fuzz
+    programs=tests/fuzz/target/x86_64-unknown-linux-gnu/release
+    "$programs/seeds" tests/fuzz/corpus
+    targets={{quote(TARGET)}}
+    if [ "$targets" = all ]; then targets=$(ls tests/fuzz/targets | sed 's/\.rs$//'); fi
+    for target in $targets; do
+        echo "== $target"
+        mkdir -p "tests/fuzz/artifacts/$target"
+        ASAN_OPTIONS=detect_odr_violation=0 "$programs/$target" -max_total_time={{quote(SECONDS)}} -timeout=60 \
+            -rss_limit_mb=1024 -malloc_limit_mb=256 -max_len=131072 -print_final_stats=1 -verbosity=0 \
+            -artifact_prefix="tests/fuzz/artifacts/$target/" "tests/fuzz/corpus/$target" "tests/corpus/$target"
+    done
+
+# Undefined behaviour in the parsers, the verifier and the planner, on this machine and on 32 bits. Needs
+# `rustup component add miri rust-src --toolchain nightly`.
+miri *FILTER="bundle:: text:: plan:: verify:: dim:: id::":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" CARGO_TARGET_DIR=target/miri PROPTEST_CASES=4
+    for machine in x86_64-unknown-linux-gnu i686-unknown-linux-gnu; do
+        cargo +nightly miri test --target "$machine" -p lfm-graphs --lib -- {{FILTER}} --skip mutations
+    done
+
+# Kernels, thread pool and sessions under AddressSanitizer. Needs a nightly toolchain.
+sanitize:
+    RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/sanitize \
+        cargo +nightly test --target x86_64-unknown-linux-gnu -p lfm-kernels -p lfm-runtime --lib --test session --test changed_file
+
 # Golden graphs are part of `test`; this runs them alone.
 golden:
     cargo test -p lfm-export --test golden_graphs

@@ -9,14 +9,14 @@ use std::sync::Mutex;
 use lfm_export::bundle::roles;
 use lfm_export::quantize::recipe::Recipe;
 use lfm_graphs::Graph;
-use lfm_graphs::bundle::{Bundle as Sections, BundleWriter, Kind};
+use lfm_graphs::bundle::{Bundle as Sections, Kind};
 use lfm_graphs::id::Id;
 use lfm_graphs::plan::{Limits, plan};
 use lfm_graphs::testing::{Mixer, Rng, Tiny, tiny_graph};
-use lfm_runtime::text::ChatRequest;
-use lfm_runtime::{Error, Model, Options, golden};
+use lfm_runtime::{Error, Model, Options};
+use lfm_tests::fuzz::{RUN, use_model};
 use lfm_tests::heap::{Heap, peak};
-use lfm_tests::{Bundle, damage, fixture};
+use lfm_tests::{Bundle, damage, fixture, rewrite as reseal};
 
 #[global_allocator]
 static HEAP: Heap = Heap;
@@ -27,8 +27,6 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// Bytes of memory that opening may take for each byte of the file, and on top. Parsed text is larger than text.
 const PER_BYTE: usize = 40;
 const ON_TOP: usize = 1 << 20;
-/// Bytes that a mutated bundle may ask for to run: larger ones are opened only.
-const RUN: u64 = 64 << 20;
 
 /// The bundle: every operation, quantised, in a short context.
 fn made() -> Bundle {
@@ -47,36 +45,6 @@ fn exercise(path: &Path, what: &str) -> Option<Error> {
         use_model(&opened?)
     }));
     outcome.unwrap_or_else(|_| panic!("a panic: {what}")).err()
-}
-
-/// Everything that a bundle can be used for. Its golden vectors may differ; that is what they are for.
-fn use_model(model: &Model) -> Result<(), Error> {
-    let memory = model.plan().memory;
-    if memory.states.saturating_add(memory.arena) > RUN {
-        return Ok(());
-    }
-    let options = Options { threads: Some(1), ..Options::default() };
-    let mut session = model.session(&options)?;
-    // Ids outside of the vocabulary or a full context are errors; nothing inside may fail.
-    for tokens in [&[1, 2, 3][..], &[0], &[4]] {
-        match session.prefill(tokens) {
-            Err(error @ Error::Internal { .. }) => panic!("a verified bundle does not run: {error}"),
-            other => other.map(|_| ())?,
-        }
-    }
-    let vectors = model.golden()?;
-    if let Some(mut vectors) = vectors {
-        vectors.vectors.truncate(1);
-        golden::check(model, &options, &vectors)?;
-    }
-    model.generation_defaults()?;
-    if model.section(Kind::Tokenizer).is_some() {
-        let text = model.text()?;
-        let ids = text.tokenizer.encode("What is `Vec`?\n 12 \u{1F980}", true, true)?;
-        text.tokenizer.decode(&ids, false);
-        text.encode_chat(&ChatRequest::new().message("user", "Hi"))?;
-    }
-    Ok(())
 }
 
 #[test]
@@ -105,34 +73,6 @@ fn damaged_bytes() {
         }
     }
     assert!(refused > 1500, "{refused} of 3000 were refused on opening");
-}
-
-/// Writes the sections of `good` with one replaced, and the right hashes. `weights` in place of those of `good`.
-fn reseal(good: &[u8], replaced: &[(Kind, &str)], weights: Option<&[u8]>, path: &Path) -> bool {
-    let sections = Sections::parse(good).unwrap();
-    let weights = weights.unwrap_or(sections.weights());
-    let mut writer = BundleWriter::create(path).unwrap();
-    let content = |kind: Kind| {
-        let new = replaced.iter().find(|(replaced, _)| *replaced == kind).map(|(_, text)| text.as_bytes());
-        new.or(sections.section(kind)).filter(|bytes| !bytes.is_empty())
-    };
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind < Kind::Weights) {
-        if let Some(bytes) = content(kind) {
-            // The writer refuses what is too large or not text.
-            if writer.section(kind, bytes).is_err() {
-                return false;
-            }
-        }
-    }
-    let Ok(mut writer) = writer.weights_writer(weights.len() as u64) else { return false };
-    writer.append(weights).unwrap();
-    let mut sealed = writer.seal_without_golden().unwrap();
-    if let Some(bytes) = content(Kind::Golden) {
-        let Ok(with_golden) = sealed.add_golden(bytes) else { return false };
-        sealed = with_golden;
-    }
-    sealed.publish().unwrap();
-    true
 }
 
 /// Mutates one section some times; gives how many of the results were refused.

@@ -1,12 +1,22 @@
 //! What the tests share: fixtures with their goldens, and bundles made from them.
 
 pub mod damage;
+pub mod fuzz;
+#[path = "../../export/tests/common/gguf.rs"]
+#[allow(
+    dead_code,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "shared with the exporter's own tests"
+)]
+pub mod gguf;
 pub mod heap;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lfm_export::bundle::{Options, Source, export};
+use lfm_graphs::bundle::{Bundle as Sections, BundleWriter, Kind};
 use lfm_graphs::target::Target;
 use lfm_runtime::Model;
 use safetensors::{Dtype, SafeTensors};
@@ -120,21 +130,61 @@ impl Bundle {
 
     /// Exports a checkpoint folder with a recipe and changed options.
     pub fn export_with(source: &Path, recipe: &str, change: impl FnOnce(&mut Options)) -> Bundle {
+        Bundle::export_from(&Source::folder(source).unwrap(), recipe, change)
+    }
+
+    fn export_from(source: &Source, recipe: &str, change: impl FnOnce(&mut Options)) -> Bundle {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("model.lfmb");
         let mut options = Options::new(Target::builtin("portable").unwrap());
         options.recipe = Some(recipe.parse().unwrap());
         options.context = Some(512);
         change(&mut options);
-        let source = Source::folder(source).unwrap();
-        export(&source, &options, &path, |_| {}).unwrap_or_else(|e| panic!("export: {e}"));
+        export(source, &options, &path, |_| {}).unwrap_or_else(|e| panic!("export: {e}"));
         Bundle { folder, path }
+    }
+
+    /// Exports random weights for a configuration, with a context.
+    pub fn random(config: &Path, recipe: &str, context: u32) -> Bundle {
+        Bundle::export_from(&Source::random(config, 1).unwrap(), recipe, |options| {
+            options.context = Some(context);
+            options.chunk = Some(context.min(16));
+        })
     }
 
     /// Opens it.
     pub fn open(&self) -> Model {
         Model::open(&self.path).unwrap()
     }
+}
+
+/// Writes the sections of the bundle `good` with some replaced, and the right hashes, to `path`. `weights` in place of those
+/// of `good`, an empty text in place of an optional section. False where the writer refuses what is to be written.
+pub fn rewrite(good: &[u8], replaced: &[(Kind, &str)], weights: Option<&[u8]>, path: &Path) -> bool {
+    let sections = Sections::parse(good).unwrap();
+    let weights = weights.unwrap_or(sections.weights());
+    let mut writer = BundleWriter::create(path).unwrap();
+    let content = |kind: Kind| {
+        let new = replaced.iter().find(|(replaced, _)| *replaced == kind).map(|(_, text)| text.as_bytes());
+        new.or(sections.section(kind)).filter(|bytes| !bytes.is_empty())
+    };
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind < Kind::Weights) {
+        if let Some(bytes) = content(kind) {
+            // The writer refuses what is too large or not text.
+            if writer.section(kind, bytes).is_err() {
+                return false;
+            }
+        }
+    }
+    let Ok(mut writer) = writer.weights_writer(weights.len() as u64) else { return false };
+    writer.append(weights).unwrap();
+    let mut sealed = writer.seal_without_golden().unwrap();
+    if let Some(bytes) = content(Kind::Golden) {
+        let Ok(with_golden) = sealed.add_golden(bytes) else { return false };
+        sealed = with_golden;
+    }
+    sealed.publish().unwrap();
+    true
 }
 
 /// The largest absolute difference.

@@ -99,7 +99,10 @@ pub(super) fn read(path: &Path, file: &File) -> Result<Vec<Entry>, CheckpointErr
     }
     let mut text = vec![0; len as usize];
     file.read_exact_at(&mut text, 8).map_err(io)?;
-    let RawHeader(raw) = serde_json::from_slice(&text).map_err(|error| header(error.to_string()))?;
+    // What is skipped below would not be looked at, and other readers refuse it.
+    let text = std::str::from_utf8(&text)
+        .map_err(|error| header(format!("byte {} of the file is not UTF-8", 8 + error.valid_up_to())))?;
+    let RawHeader(raw) = serde_json::from_str(text).map_err(|error| header(error.to_string()))?;
     check(path, raw, 8 + len, file_len)
 }
 
