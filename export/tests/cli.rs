@@ -62,7 +62,11 @@ fn path(folder: &TempDir, name: &str) -> String {
 #[test]
 fn help() {
     let mut text = String::new();
-    for command in ["", "demo", "export", "graph", "inspect", "diff", "compare", "verify", "targets"] {
+    let commands = [
+        "", "demo", "export", "graph", "inspect", "diff", "compare", "retarget", "keygen", "sign", "verify",
+        "targets",
+    ];
+    for command in commands {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         text += &format!("$ lfmc {}\n{}\n", args.join(" "), done(&args));
     }
@@ -244,23 +248,124 @@ fn errors_say_what_was_expected() {
 fn a_budget_that_is_too_small_names_what_fits() {
     let folder = TempDir::new().unwrap();
     let out = path(&folder, "x.lfmb");
-    let export = |more: &[&str]| {
-        lfmc(&[&["export", &fixture("tiny-moe"), "-o", &out, "--context", "512"][..], more].concat())
-    };
-    let report: Value = serde_json::from_str(&stdout(&export(&["--json"]))).unwrap();
+    let export = |more: &[&str]| lfmc(&[&["export", &fixture("tiny-dense"), "-o", &out][..], more].concat());
+    let asked = ["--context", "2048", "--chunk", "512"];
+    let report: Value = serde_json::from_str(&stdout(&export(&[&asked[..], &["--json"]].concat()))).unwrap();
     let total = report["memory"]["total"].as_u64().unwrap();
-    assert_eq!(export(&["--ram", &total.to_string()]).status.code(), Some(0));
-    let output = export(&["--ram", &(total - 1).to_string()]);
+    assert_eq!(report["memory"]["budget"], Value::Null);
+    let ram = |bytes: u64| bytes.to_string();
+    assert_eq!(export(&[&asked[..], &["--ram", &ram(total)]].concat()).status.code(), Some(0));
+    let little = ram(total - 1);
+    let output = export(&[&asked[..], &["--ram", &little]].concat());
     assert_eq!(output.status.code(), Some(2));
     let message = stderr(&output);
-    // It says a setting that works.
-    let (_, hint) = message.split_once("; a ").unwrap_or_else(|| panic!("{message}"));
-    let words: Vec<&str> = hint.split_whitespace().collect();
-    let [what, "of", n, "fits", ..] = words[..] else { panic!("{message}") };
-    let flag = format!("--{what}");
-    let again = ["export", &fixture("tiny-moe"), "-o", &out, "--ram", &(total - 1).to_string(), &flag, n];
-    let again = if what == "chunk" { [&again[..], &["--context", "512"]].concat() } else { again.to_vec() };
-    done(&again);
+    // It says settings that work.
+    let (_, hints) = message.trim_end().split_once("what fits: ").unwrap_or_else(|| panic!("{message}"));
+    let hints: Vec<Vec<&str>> = hints.split(", or ").map(|hint| hint.split(' ').collect()).collect();
+    assert!(hints.len() >= 2, "{message}");
+    for hint in hints {
+        let flags = [("--context", "2048"), ("--chunk", "512"), ("--ram", &little)];
+        let kept = flags.into_iter().filter(|(flag, _)| !hint.contains(flag)).flat_map(|(f, v)| [f, v]);
+        let flags: Vec<&str> = hint.iter().copied().chain(kept).collect();
+        assert_eq!(export(&flags).status.code(), Some(0), "{flags:?}");
+    }
+    // Without flags, what is not asked for gives way.
+    let output = export(&["--ram", &little, "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert!(report["memory"]["total"].as_u64().unwrap() < total);
+    assert_eq!(report["memory"]["budget"], total - 1);
+}
+
+#[test]
+fn retargeting_says_what_it_keeps() {
+    let folder = TempDir::new().unwrap();
+    let (bundle, out) = (bundle(&folder), path(&folder, "pi.lfmb"));
+    let profile = path(&folder, "own.ron");
+    let text = done(&["targets", "raspberry-pi-5-8gb"]).replace("q4_0", "q8_0");
+    fs::write(&profile, text).unwrap();
+    let output = lfmc(&["retarget", &bundle, "--target", &profile, "-o", &out, "--chunk", "16"]);
+    let notes = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{notes}");
+    assert!(notes.contains("the profile asks for weights in q8_0; they stay q4_0"), "{notes}");
+    assert!(notes.contains("as the export was asked for: --context 128\n"), "{notes}");
+    let report: Value = serde_json::from_str(&done(&["inspect", &out, "--json"])).unwrap();
+    assert_eq!((&report["context"], &report["chunk"]), (&128.into(), &16.into()));
+    assert_eq!(report["target"], "raspberry-pi-5-8gb");
+    done(&["verify", &out]);
+    assert!(fails(&["retarget", &bundle, "--target", "vax", "-o", &out]).contains("portable"));
+}
+
+#[test]
+fn signatures_vouch_for_bundles() {
+    let folder = TempDir::new().unwrap();
+    let (bundle, key, other) = (bundle(&folder), path(&folder, "a.key"), path(&folder, "b.key"));
+    let verify = |more: &[&str]| lfmc(&[&["verify", &bundle][..], more].concat());
+    for key in [&key, &other] {
+        done(&["keygen", "-o", key]);
+    }
+    let public = [&key, &other].map(|key| format!("{key}.pub"));
+    let demand = ["--require-signature", &public[0]];
+    assert!(fails(&["keygen", "-o", &key]).contains("exists"), "a key is never overwritten");
+    #[cfg(unix)]
+    {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&key).unwrap().permissions());
+        assert_eq!(mode & 0o077, 0, "a secret is its owner's");
+    }
+
+    // No signature.
+    let output = verify(&[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("\n--  signature  there is no signature"), "{}", stdout(&output));
+    assert_eq!(verify(&demand).status.code(), Some(1));
+
+    let before = fs::read(&bundle).unwrap();
+    done(&["sign", &bundle, "--key", &key]);
+    assert!(fs::read(&bundle).unwrap() == before, "signing changes no byte");
+    let signature = format!("{bundle}.sig");
+    let text = fs::read_to_string(&signature).unwrap();
+    done(&["sign", &bundle, "--key", &key]);
+    assert_eq!(fs::read_to_string(&signature).unwrap(), text, "Ed25519 is deterministic");
+    assert_eq!(verify(&demand).status.code(), Some(0));
+    let hex = fs::read_to_string(&public[0]).unwrap().split_whitespace().last().unwrap().to_owned();
+    assert_eq!(verify(&["--require-signature", &hex]).status.code(), Some(0));
+    let report: Value = serde_json::from_str(&stdout(&verify(&[&demand[..], &["--json"]].concat()))).unwrap();
+    assert_eq!((&report["ok"], &report["stages"][5]["verdict"]), (&true.into(), &"ok".into()));
+
+    // Another key, an altered signature, no key at all.
+    let output = verify(&["--require-signature", &public[1]]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("NO  signature  the signature is by key "), "{}", stdout(&output));
+    let at = text.find("\nsignature ").unwrap() + 11;
+    let digit = if &text[at..at + 1] == "0" { "1" } else { "0" };
+    fs::write(&signature, format!("{}{digit}{}", &text[..at], &text[at + 1..])).unwrap();
+    let output = verify(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("was altered"), "{}", stdout(&output));
+    fs::write(&signature, "lfm signature 1\n").unwrap();
+    assert!(stdout(&verify(&[])).contains("there is no line `bundle`"));
+    fs::write(&signature, &text).unwrap();
+    for bad in [&key, &bundle, "12"] {
+        assert_eq!(verify(&["--require-signature", bad]).status.code(), Some(2), "{bad}");
+    }
+    assert!(fails(&["sign", &bundle, "--key", &public[0]]).contains("found no secret key"));
+
+    // The signature of another bundle, which is this one for another target.
+    let moved = path(&folder, "moved.lfmb");
+    done(&["retarget", &bundle, "--target", "rk3588-16gb", "-o", &moved]);
+    fs::copy(&signature, format!("{moved}.sig")).unwrap();
+    let output = lfmc(&[&["verify", &moved][..], &demand].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("the signature is of bundle "), "{}", stdout(&output));
+
+    // Altered weights: what is not what its hashes say is not signed, nor trusted.
+    let report: Value = serde_json::from_str(&done(&["inspect", &bundle, "--json"])).unwrap();
+    let sections = report["sections"].as_array().unwrap();
+    let weights = sections.iter().find(|section| section["name"] == "weights").unwrap();
+    let mut bytes = before;
+    bytes[weights["offset"].as_u64().unwrap() as usize + 9] ^= 1;
+    fs::write(&bundle, &bytes).unwrap();
+    assert_eq!(verify(&demand).status.code(), Some(1));
+    assert!(fails(&["sign", &bundle, "--key", &key]).contains("not a sound bundle"));
 }
 
 #[test]

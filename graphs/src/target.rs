@@ -1,15 +1,18 @@
 //! Device profiles: what a bundle is made for.
 //!
-//! A profile is a RON file of a few lines. Those in `graphs/targets/` are built in:
+//! A profile is a RON file of a few lines. Those in `graphs/targets/` are built in: one for each ISA tier, and boards
+//! that people own. What a profile is for, and why it has its budget, stands in comments above it:
 //!
 //! ```text
+//! // Raspberry Pi 5, 8 GB: four Cortex-A76 cores.
+//! // The system says 7.9 GiB; 1.4 GiB are left to it and a desktop.
 //! (
-//!     name: "aarch64-dotprod",
+//!     name: "raspberry-pi-5-8gb",
 //!     isa: "aarch64-dotprod",
 //!     cores: 4,
-//!     ram: "8GiB",
-//!     context: 4096,
-//!     chunk: 256,
+//!     ram: "6656MiB",
+//!     context: 8192,
+//!     chunk: 512,
 //!     weights: "q4_0",
 //!     kv: auto,
 //! )
@@ -176,14 +179,14 @@ pub struct Target {
     pub isa: Isa,
     /// Threads that run.
     pub cores: u32,
-    /// Memory that the plan may take; no limit when absent.
+    /// Memory that a running model may take, what the system and others need left out; no limit when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ram: Option<ByteSize>,
-    /// Most positions, unless the export says otherwise.
+    /// Most positions, unless the export says otherwise or memory does not allow it.
     pub context: u32,
-    /// Most tokens of a call, unless the export says otherwise.
+    /// Most tokens of a call, unless the export says otherwise or memory does not allow it.
     pub chunk: u32,
-    /// Name of the weight recipe, unless the export says otherwise.
+    /// Name of the weight recipe, unless the export says otherwise or memory does not allow it.
     pub weights: String,
     /// Element type of keys and values.
     #[serde(default)]
@@ -233,21 +236,44 @@ pub enum TargetError {
     },
 }
 
-/// The profiles of `graphs/targets/`, in the order in which they are listed.
-const BUILTIN: [&str; 7] = [
+/// The profiles of `graphs/targets/`, in the order in which they are listed: ISA tiers, then boards.
+const BUILTIN: [&str; 23] = [
     include_str!("../targets/x86-64-v3.ron"),
     include_str!("../targets/x86-64-avxvnni.ron"),
     include_str!("../targets/x86-64-avx512vnni.ron"),
+    include_str!("../targets/aarch64-neon.ron"),
     include_str!("../targets/aarch64-dotprod.ron"),
     include_str!("../targets/aarch64-i8mm.ron"),
     include_str!("../targets/portable.ron"),
     include_str!("../targets/wgpu.ron"),
+    include_str!("../targets/raspberry-pi-4-2gb.ron"),
+    include_str!("../targets/raspberry-pi-4-4gb.ron"),
+    include_str!("../targets/raspberry-pi-4-8gb.ron"),
+    include_str!("../targets/raspberry-pi-5-2gb.ron"),
+    include_str!("../targets/raspberry-pi-5-4gb.ron"),
+    include_str!("../targets/raspberry-pi-5-8gb.ron"),
+    include_str!("../targets/raspberry-pi-5-16gb.ron"),
+    include_str!("../targets/rk3588-4gb.ron"),
+    include_str!("../targets/rk3588-8gb.ron"),
+    include_str!("../targets/rk3588-16gb.ron"),
+    include_str!("../targets/rk3588-32gb.ron"),
+    include_str!("../targets/jetson-orin-nano-8gb.ron"),
+    include_str!("../targets/x86-mini-pc-8gb.ron"),
+    include_str!("../targets/x86-mini-pc-16gb.ron"),
+    include_str!("../targets/x86-mini-pc-32gb.ron"),
 ];
 
 impl Target {
     /// The built-in profiles.
     pub fn builtins() -> Vec<Target> {
         BUILTIN.iter().map(|text| Target::parse(text).expect("a test parses the built-in profiles")).collect()
+    }
+
+    /// What the built-in profile of that name is for: the comments above it, one line after another.
+    pub fn about(name: &str) -> Option<String> {
+        let at = Target::builtins().iter().position(|target| target.name == name)?;
+        let comments = BUILTIN.get(at)?.lines().map_while(|line| line.strip_prefix("// "));
+        Some(comments.collect::<Vec<_>>().join(" "))
     }
 
     /// The built-in profile of that name.
@@ -324,35 +350,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn builtins_parse_and_are_named_as_their_files() {
-        let all = Target::builtins();
-        let names: Vec<&str> = all.iter().map(|t| t.name.as_str()).collect();
-        let expected = [
-            "x86-64-v3",
-            "x86-64-avxvnni",
-            "x86-64-avx512vnni",
-            "aarch64-dotprod",
-            "aarch64-i8mm",
-            "portable",
-            "wgpu",
-        ];
-        assert_eq!(names, expected);
-        for (target, text) in all.iter().zip(BUILTIN) {
-            assert_eq!(target.isa.name(), target.name);
-            assert_eq!(target.text(), text, "the file is as it would be printed");
+    fn builtins_are_named_as_their_files_and_say_what_they_are_for() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("targets");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), BUILTIN.len(), "every file is built in");
+        for (target, text) in Target::builtins().iter().zip(BUILTIN) {
+            let file = std::fs::read_to_string(folder.join(format!("{}.ron", target.name))).unwrap();
+            assert_eq!(file, text);
+            let printed: String =
+                text.lines().filter(|l| !l.starts_with("//")).map(|l| format!("{l}\n")).collect();
+            assert_eq!(target.text(), printed, "below its comments the file is as it would be printed");
+            assert!(Target::about(&target.name).is_some_and(|about| about.ends_with('.')), "{}", target.name);
             assert_eq!(Target::builtin(&target.name).as_ref(), Ok(target));
-            assert_eq!((target.context, target.chunk), (4096, 512));
+            assert_eq!((target.weights.as_str(), target.kv), ("q4_0", Kv::Auto));
+        }
+        assert_eq!(Target::about("pdp11"), None);
+    }
+
+    #[test]
+    fn every_tier_has_a_profile_and_every_board_a_budget() {
+        let all = Target::builtins();
+        let (tiers, boards) = all.split_at(Isa::ALL.len());
+        for tier in tiers {
+            assert_eq!(tier.isa.name(), tier.name);
+            assert_eq!((tier.context, tier.chunk), (4096, 512));
+        }
+        for isa in Isa::ALL {
+            assert!(tiers.iter().any(|tier| tier.isa == isa), "{isa}");
+        }
+        for board in boards {
+            // The name ends in what is on the box: `-8gb`. Some of it is the system's.
+            let (_, size) = board.name.rsplit_once('-').unwrap();
+            let size: u64 = size.strip_suffix("gb").unwrap().parse().unwrap();
+            let ByteSize(ram) = board.ram.unwrap();
+            assert!(ram >= size << 29 && ram <= (size << 30) - (512 << 20), "{}: {ram}", board.name);
         }
     }
 
     #[test]
     fn unknown_names_list_the_known_ones() {
         let error = Target::builtin("pdp11\x1b").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "unknown target `pdp11\\u{1b}`, expected one of x86-64-v3, x86-64-avxvnni, x86-64-avx512vnni, \
-             aarch64-dotprod, aarch64-i8mm, portable, wgpu"
-        );
+        let start = "unknown target `pdp11\\u{1b}`, expected one of x86-64-v3, x86-64-avxvnni, ";
+        assert!(error.starts_with(start) && error.contains(", raspberry-pi-5-8gb, "), "{error}");
         let error = "sse2".parse::<Isa>().unwrap_err().to_string();
         assert!(
             error.starts_with("unknown ISA tier `sse2`, expected one of portable, x86-64-v3, "),

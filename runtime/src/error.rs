@@ -47,6 +47,15 @@ pub enum Error {
         /// Section, byte, found and expected.
         source: BundleError,
     },
+    /// The bundle is not signed as demanded.
+    #[cfg(feature = "sign")]
+    #[error("cannot trust {}", path.display())]
+    Untrusted {
+        /// The bundle.
+        path: PathBuf,
+        /// What is wrong with its signature.
+        source: crate::signature::Fault,
+    },
     /// The graph or the plan in the bundle breaks rules.
     #[error("{}: section {section}: {}", path.display(), faults.join("; "))]
     Unsound {

@@ -20,6 +20,8 @@
 //! | [`generate`] | token after token, by a sampler, until something ends it |
 //! | [`sample`] | from logits to the next token |
 //! | [`golden`] | runs that must give the same bits on every machine |
+//! | [`proof`] | what can be proved about a bundle |
+//! | `signature` | who vouches for it (feature `sign`) |
 //! | [`perplexity`], [`mod@bench`] | how good and how fast a model is |
 //! | [`profile`] | where its time goes |
 //! | [`machine`] | what this runs on |
@@ -43,8 +45,11 @@ pub mod model;
 pub mod paging;
 pub mod perplexity;
 pub mod profile;
+pub mod proof;
 pub mod sample;
 pub mod session;
+#[cfg(feature = "sign")]
+pub mod signature;
 #[cfg(feature = "text")]
 pub mod text;
 

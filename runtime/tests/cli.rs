@@ -249,16 +249,25 @@ fn check_answers_yes_no_or_not_at_all() {
     let good = with_golden(&made, &golden);
     for more in [&["--isa", "portable"][..], &["--threads", "1", "--chunk", "1", "--verify"], &[]] {
         let text = done(&[&["check", name(&good)], more].concat());
-        assert_eq!(text, "2 golden vectors of 10 tokens agree bit for bit\n");
+        assert!(text.contains("ok  golden     2 golden vectors of 10 tokens agree bit for bit\n"), "{text}");
+        let marks: Vec<&str> = text.lines().map(|line| &line[..2]).collect();
+        let signature = if cfg!(feature = "sign") { &["--"][..] } else { &[] };
+        assert_eq!(marks, [&["ok"; 5][..], signature].concat());
     }
+    let report = json(&["check", name(&good), "--json"]);
+    assert_eq!(report["ok"], true);
+    let stages = report["stages"].as_array().unwrap();
+    let names: Vec<&str> = stages.iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+    assert_eq!(names[..5], ["sections", "graph", "plan", "weights", "golden"]);
+    assert_eq!(names.get(5).copied(), cfg!(feature = "sign").then_some("signature"));
     golden.vectors[1].digest = "0".repeat(64);
     let bad = with_golden(&made, &golden);
     let output = lfm_run(&["check", name(&bad)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stdout(&output).starts_with("vector 1, logits: found digest "), "{}", stdout(&output));
-    assert!(stdout(&output).ends_with("1 of 2 golden vectors differ\n"));
+    let text = stdout(&output);
+    assert!(text.contains("\nNO  golden     vector 1, logits: found digest "), "{text}");
+    assert!(text.contains("\nNO  golden     1 of 2 golden vectors differ\n"), "{text}");
 
-    // A weight that has changed is an error, not an answer.
     let mut file = std::fs::read(&bad).unwrap();
     let weights = lfm_graphs::bundle::Bundle::parse(&file)
         .unwrap()
@@ -267,7 +276,14 @@ fn check_answers_yes_no_or_not_at_all() {
         .range();
     file[weights.start + 3] ^= 1;
     std::fs::write(&bad, &file).unwrap();
-    assert!(failed(&["check", name(&bad)]).contains("weights"));
+    let output = lfm_run(&["check", name(&bad), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(report["ok"], false);
+    for (stage, verdict, part) in [(3, "no", "section `weights`"), (4, "none", "not run")] {
+        assert_eq!(report["stages"][stage]["verdict"], verdict);
+        assert!(report["stages"][stage]["detail"].as_str().unwrap().contains(part), "{report}");
+    }
     assert!(failed(&["logits", name(&bad), "--tokens", "1", "--verify"]).contains("weights"));
     done(&["logits", name(&bad), "--tokens", "1"]);
 }
@@ -631,4 +647,41 @@ mod text {
         std::fs::write(&file, b"ab\xffc").unwrap();
         assert!(failed(&["perplexity", bundle, name(&file)]).contains("byte 2 is not UTF-8"));
     }
+}
+
+#[cfg(feature = "sign")]
+#[test]
+fn only_signed_bundles_run_where_that_is_demanded() {
+    use ed25519_dalek::{Signer, SigningKey};
+    use lfm_runtime::signature::{PublicKey, Signature, hex, message, path_of};
+
+    let made = bare();
+    let secret = SigningKey::from_bytes(&[7; 32]);
+    let key = PublicKey::from_bytes(secret.verifying_key().as_bytes()).unwrap();
+    let demand = format!("--require-signature={key}");
+    let run = ["logits", name(&made.path), "--tokens", "1", &demand];
+    assert!(failed(&run).contains("cannot trust") && failed(&run).contains("there is no signature"));
+    let bundle: [u8; 32] = hex(Model::open(&made.path).unwrap().id()).unwrap();
+    let signature = Signature { bundle, key, bytes: secret.sign(&message(&bundle)).to_bytes() };
+    std::fs::write(path_of(&made.path), signature.text()).unwrap();
+    let trusted = done(&run);
+    assert_eq!(trusted, done(&["logits", name(&made.path), "--tokens", "1"]));
+    let other = PublicKey::from_bytes(SigningKey::from_bytes(&[8; 32]).verifying_key().as_bytes()).unwrap();
+    let other = format!("--require-signature={other}");
+    assert!(failed(&["logits", name(&made.path), "--tokens", "1", &other]).contains("expected one by"));
+
+    // The identity says nothing of weights that have changed since.
+    let mut file = std::fs::read(&made.path).unwrap();
+    let last = file.len() - 70;
+    file[last] ^= 1;
+    std::fs::write(&made.path, &file).unwrap();
+    assert!(failed(&run).contains("section `weights`"));
+}
+
+#[cfg(not(feature = "sign"))]
+#[test]
+fn signatures_are_a_feature() {
+    let made = bare();
+    let message = failed(&["logits", name(&made.path), "--tokens", "1", "--require-signature", "x"]);
+    assert!(message.contains("cannot check signatures") && message.contains("feature `sign`"), "{message}");
 }

@@ -4,32 +4,40 @@
 
 mod golden;
 mod pack;
+mod retarget;
 mod roles;
+mod settle;
 mod source;
+mod statement;
+mod table;
 
 use std::path::{Path, PathBuf};
 
 use lfm_graphs::bundle::{
-    BundleError, BundleWriter, Kind, KvType, Manifest, Parameters, Published, VERSION, WriteError,
+    BundleError, BundleWriter, Kind, KvType, Manifest, Parameters, Published, Request, VERSION, WriteError,
 };
 use lfm_graphs::id::Id;
-use lfm_graphs::plan::{Limits, Plan, PlanError, plan};
-use lfm_graphs::target::{ByteSize, Kv, Target};
-use lfm_graphs::weights::Format;
+use lfm_graphs::plan::PlanError;
+use lfm_graphs::target::{ByteSize, Target};
 use lfm_graphs::weights::pack::PackError;
 use lfm_graphs::{Graph, Op};
 use lfm_model::{CheckpointError, ConfigError};
 use lfm_runtime::text::{TextConfig, TextError};
 
+pub use retarget::{Bundled, retarget};
 pub use roles::roles;
+pub use settle::{LEAST_CHUNK, LEAST_CONTEXT, Settled, Unfit};
 pub use source::{Source, TextFiles, config_path};
+pub use table::MemoryTable;
 
 use crate::gguf::GgufError;
 use crate::graph::{GraphError, Stage, graph_from_config};
 use crate::quantize::QuantiseError;
 use crate::quantize::recipe::{Recipe, RecipeError};
+use settle::{Wish, ladder, settle};
+use statement::Overhead;
 
-/// What a bundle is exported for. What is `None` follows the target.
+/// What a bundle is exported for. What is `None` follows the target, the model and the memory that there is.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The device profile.
@@ -43,13 +51,19 @@ pub struct Options {
     /// Memory budget of the running model.
     pub ram: Option<ByteSize>,
     /// Element type of keys and values.
-    pub kv: Option<Kv>,
+    pub kv: Option<KvType>,
 }
 
 impl Options {
     /// Everything as the target says.
     pub fn new(target: Target) -> Options {
         Options { target, recipe: None, context: None, chunk: None, ram: None, kv: None }
+    }
+
+    /// What a bundle remembers of it, for a model that was made for as many positions.
+    fn request(&self, positions: u32) -> Request {
+        let Options { target: _, recipe: _, context, chunk, ram, kv } = *self;
+        Request { positions, context, chunk, ram, kv }
     }
 }
 
@@ -103,6 +117,18 @@ pub enum ExportError {
         /// `max_position_embeddings` of the configuration.
         positions: u32,
     },
+    /// Nothing that may be chosen fits into the memory budget.
+    #[error("cannot fit the model into the memory budget: {0}")]
+    Unfit(Box<Unfit>),
+    /// The bundle does not say what its export was asked for.
+    #[error("{}: the bundle has no section `request`, expected one made by this version of lfmc", path.display())]
+    NoRequest {
+        /// The bundle.
+        path: PathBuf,
+    },
+    /// Something that cannot be: a fault of this program.
+    #[error("internal fault: {0}; please report it")]
+    Internal(&'static str),
     /// A weight could not be quantised.
     #[error("tensor {name}")]
     Quantise {
@@ -141,6 +167,12 @@ pub enum ExportError {
     /// The written bundle is not sound: a fault of this program.
     #[error("the bundle just written cannot be read back")]
     ReadBack(#[from] BundleError),
+    /// The bundle to be made for another target cannot be opened.
+    #[error(transparent)]
+    Open(lfm_runtime::Error),
+    /// The bundle to be made for another target is damaged.
+    #[error("cannot make the bundle for another target")]
+    Damaged(#[source] BundleError),
     /// The written bundle does not run.
     #[error("computing golden vectors")]
     Run(#[from] lfm_runtime::Error),
@@ -162,54 +194,42 @@ pub struct Exported {
     pub published: Published,
     /// What it holds.
     pub manifest: Manifest,
-    /// Its memory plan.
-    pub plan: Plan,
-    /// The fused graph with the storage of each weight.
-    pub graph: Graph,
+    /// Its graph and plan, and what was decided.
+    pub settled: Settled,
 }
 
 /// The graph that a source and options give, and its plan, without touching a weight.
-pub fn compile(source: &Source, options: &Options) -> Result<(Graph, Plan, Recipe, KvType), ExportError> {
-    let recipe = match (options.recipe, source.dominating()) {
-        (Some(recipe), Some(_)) => return Err(ExportError::Formats(recipe)),
-        (None, Some(dominating)) => Recipe::new(dominating),
-        (Some(recipe), None) => recipe,
-        (None, None) => options.target.weights.parse()?,
-    };
-    let kv = match options.kv.unwrap_or(options.target.kv) {
-        Kv::F16 => KvType::F16,
-        Kv::F32 => KvType::F32,
-        // Keys in half precision would be the largest error of a model in single precision.
-        Kv::Auto if recipe == Recipe::new(Format::F32) => KvType::F32,
-        Kv::Auto => KvType::F16,
-    };
-    let graph = graph_from_config(source.config(), Stage::Fused, kv)?;
-    let roles = roles(&graph);
-    let graph = graph.with_storage(|graph, id| {
-        let (weight, role) = (&graph.weights()[id], roles[id.index()]);
-        let k = weight.ty.last().and_then(|d| d.as_fixed()).unwrap_or(1);
-        source.stored_format(&weight.param, role).unwrap_or_else(|| recipe.format_for(role, k as usize))
-    });
-    let text = source.text()?;
-    let positions = u32::try_from(source.config().max_positions).unwrap_or(u32::MAX);
-    if let Some(context) = options.context.filter(|context| *context > positions) {
-        return Err(ExportError::Context { context, positions });
-    }
-    let limits = Limits {
-        chunk: options.chunk.unwrap_or(options.target.chunk),
-        context: options.context.unwrap_or(options.target.context.min(positions)),
-        overhead: overhead(&text),
-        ram: options.ram.or(options.target.ram).map(|size| size.0),
-    };
-    let plan = plan(&graph, limits)?;
-    Ok((graph, plan, recipe, kv))
+pub fn compile(source: &Source, options: &Options) -> Result<Settled, ExportError> {
+    Ok(compile_with_text(source, options)?.0)
 }
 
-/// Resident bytes of everything that is no weight, state or buffer: the program, its threads' stacks, and the
-/// tokenizer with its hash maps.
-fn overhead(text: &TextFiles) -> u64 {
-    let tokenizer = text.tokenizer.as_ref().map_or(0, Vec::len) as u64;
-    (4 << 20) + 9 * tokenizer
+/// The same, with the sections of the text side.
+fn compile_with_text(source: &Source, options: &Options) -> Result<(Settled, Sections), ExportError> {
+    let recipes = match (options.recipe, source.dominating()) {
+        (Some(recipe), Some(_)) => return Err(ExportError::Formats(recipe)),
+        (None, Some(dominating)) => vec![Recipe::new(dominating)],
+        (Some(recipe), None) => vec![recipe],
+        (None, None) => ladder(options.target.weights.parse()?),
+    };
+    let text = text_sections(source.text()?, &source.config().eos_token_ids)?;
+    let positions = u32::try_from(source.config().max_positions).unwrap_or(u32::MAX);
+    let wish = Wish {
+        target: &options.target,
+        request: options.request(positions),
+        recipes,
+        overhead: Overhead::of(&text, &options.target),
+    };
+    let settled = settle(wish, |recipe, kv| {
+        let graph = graph_from_config(source.config(), Stage::Fused, kv)?;
+        let roles = roles(&graph);
+        Ok(graph.with_storage(|graph, id| {
+            let (weight, role) = (&graph.weights()[id], roles[id.index()]);
+            let k = weight.ty.last().and_then(|d| d.as_fixed()).unwrap_or(1);
+            let stored = source.stored_format(&weight.param, role);
+            stored.unwrap_or_else(|| recipe.format_for(role, k as usize))
+        }))
+    })?;
+    Ok((settled, text))
 }
 
 /// Exports `source` to the file `path`.
@@ -219,10 +239,11 @@ pub fn export(
     path: &Path,
     mut progress: impl FnMut(Progress),
 ) -> Result<Exported, ExportError> {
-    let (graph, plan, recipe, kv) = compile(source, options)?;
-    let roles = roles(&graph);
+    let (settled, text) = compile_with_text(source, options)?;
+    let (graph, plan) = (&settled.graph, &settled.plan);
+    let roles = roles(graph);
     let arch = graph.model.clone();
-    let parameters = parameters(&graph);
+    let parameters = parameters(graph);
     let manifest = Manifest {
         format: VERSION,
         lfmc: env!("CARGO_PKG_VERSION").into(),
@@ -230,31 +251,49 @@ pub fn export(
         arch,
         source: source.kind(),
         fingerprint: source.fingerprint(),
-        recipe: recipe.to_string(),
+        recipe: settled.recipe.to_string(),
         parameters,
         context: plan.context,
         chunk: plan.chunk,
-        kv,
+        kv: settled.kv,
     };
-    let mut writer = BundleWriter::create(path)?;
-    writer.section(Kind::Manifest, manifest.to_ron())?;
-    writer.section(Kind::Graph, graph.text())?;
-    writer.section(Kind::Plan, plan.text())?;
-    writer.section(Kind::Target, options.target.text())?;
-    text_sections(&mut writer, source.text()?, &source.config().eos_token_ids)?;
-    let mut weights = writer.weights_writer(plan.memory.weights)?;
-    pack::write_weights(source, &graph, &roles, &plan, &mut weights, &mut |done, all| {
+    let mut weights = begin(path, &manifest, &settled, text)?.weights_writer(plan.memory.weights)?;
+    pack::write_weights(source, graph, &roles, plan, &mut weights, &mut |done, all| {
         progress(Progress::Weights(done, all));
     })?;
     let sealed = weights.seal_without_golden()?;
     progress(Progress::Golden);
     let golden = golden::compute(sealed.path(), source.config().bos_token_id)?;
     let published = sealed.add_golden(golden.to_ron())?.publish()?;
-    Ok(Exported { published, manifest, plan, graph })
+    Ok(Exported { published, manifest, settled })
 }
 
-fn text_sections(writer: &mut BundleWriter, text: TextFiles, eos: &[u32]) -> Result<(), ExportError> {
+/// Everything that comes before the weights.
+fn begin(
+    path: &Path,
+    manifest: &Manifest,
+    settled: &Settled,
+    text: Sections,
+) -> Result<BundleWriter, ExportError> {
+    let mut writer = BundleWriter::create(path)?;
+    writer.section(Kind::Manifest, manifest.to_ron())?;
+    writer.section(Kind::Graph, settled.graph.text())?;
+    writer.section(Kind::Plan, settled.plan.text())?;
+    writer.section(Kind::Target, settled.target.text())?;
+    writer.section(Kind::Request, settled.request.to_ron())?;
+    for (kind, bytes) in text {
+        writer.section(kind, bytes)?;
+    }
+    Ok(writer)
+}
+
+/// Sections, as they are written.
+type Sections = Vec<(Kind, Vec<u8>)>;
+
+/// The sections of the text side.
+fn text_sections(text: TextFiles, eos: &[u32]) -> Result<Sections, ExportError> {
     let config = text.tokenizer_config.as_deref().unwrap_or(b"{}");
+    let mut sections = Sections::new();
     if let Some(tokenizer) = text.tokenizer {
         let mut settings =
             TextConfig::from_hf(config, text.special_tokens.as_deref(), text.generation.as_deref())?;
@@ -263,8 +302,8 @@ fn text_sections(writer: &mut BundleWriter, text: TextFiles, eos: &[u32]) -> Res
         }
         let settings = serde_json::to_string(&settings)
             .map_err(|e| TextError::Malformed { file: "tokenizer_config.json", problem: e.to_string() })?;
-        writer.section(Kind::Tokenizer, tokenizer)?;
-        writer.section(Kind::TextConfig, settings)?;
+        sections.push((Kind::Tokenizer, tokenizer));
+        sections.push((Kind::TextConfig, settings.into_bytes()));
     }
     let template = match text.chat_template {
         Some(template) => Some(template),
@@ -272,12 +311,9 @@ fn text_sections(writer: &mut BundleWriter, text: TextFiles, eos: &[u32]) -> Res
     };
     let optional =
         [(Kind::ChatTemplate, template), (Kind::Generation, text.generation), (Kind::Licence, text.licence)];
-    for (kind, bytes) in optional {
-        if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
-            writer.section(kind, bytes)?;
-        }
-    }
-    Ok(())
+    let given = optional.into_iter().filter_map(|(kind, bytes)| Some((kind, bytes?)));
+    sections.extend(given.filter(|(_, bytes)| !bytes.is_empty()));
+    Ok(sections)
 }
 
 /// All weights, and those that one token reads: of a mixture the share of its chosen experts.

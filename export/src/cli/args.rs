@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lfm_export::bundle::Options;
 use lfm_export::quantize::recipe::Recipe;
-use lfm_graphs::target::{ByteSize, Isa, Kv, Target};
+use lfm_graphs::bundle::KvType;
+use lfm_graphs::target::{ByteSize, Target};
 use lfm_runtime::cpu::kernels;
 
 /// Compiles LFM2 checkpoints into bundles for small computers.
@@ -30,7 +31,13 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Compare every node of a run with the burn model; exit 1 where one leaves tolerance.
     Compare(CompareArgs),
-    /// Prove a bundle: hashes, rules, plan, golden vectors.
+    /// Make a bundle for another target, without its checkpoint.
+    Retarget(RetargetArgs),
+    /// Make a pair of keys to sign bundles with.
+    Keygen(KeygenArgs),
+    /// Sign a bundle, in a file beside it.
+    Sign(SignArgs),
+    /// Prove a bundle: hashes, rules, plan, golden vectors, signature.
     Verify(VerifyArgs),
     /// List the device profiles.
     Targets(TargetsArgs),
@@ -52,16 +59,17 @@ pub(crate) struct TargetOptions {
     /// Device profile: a name (see `lfmc targets`) or a RON file.
     #[arg(long, value_name = "NAME|FILE", default_value = "portable")]
     pub(crate) target: String,
-    /// Weight format: q4_0, q8_0, q6_k, f16 or f32. Default: the profile's. A GGUF file has its own.
+    /// Weight format: q4_0, q8_0, q6_k, f16 or f32. Default: the profile's, or a smaller one that fits. A GGUF file has
+    /// its own.
     #[arg(long, value_name = "FORMAT")]
     pub(crate) weights: Option<String>,
-    /// Most positions of a conversation. Default: the profile's, up to the model's.
+    /// Most positions of a conversation. Default: the profile's, up to the model's, or the most that fit.
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<u32>,
-    /// Most tokens of one pass over a prompt. Default: the profile's.
+    /// Most tokens of one pass over a prompt. Default: the profile's, or fewer that fit.
     #[arg(long, value_name = "N")]
     pub(crate) chunk: Option<u32>,
-    /// Memory budget, such as 3GiB: a plan that exceeds it is an error. Default: the profile's.
+    /// Memory budget, such as 3GiB: what cannot run within it is an error. Default: the profile's.
     #[arg(long, value_name = "SIZE")]
     pub(crate) ram: Option<ByteSize>,
     /// Element type of keys and values. Default: f32 for f32 weights, else f16.
@@ -198,9 +206,61 @@ pub(crate) enum BackendArg {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct RetargetArgs {
+    /// The bundle.
+    pub(crate) bundle: PathBuf,
+    /// Device profile: a name (see `lfmc targets`) or a RON file.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) target: String,
+    /// The bundle to write.
+    #[arg(short, long, value_name = "FILE.lfmb")]
+    pub(crate) output: PathBuf,
+    /// Most positions. Default: as the export was asked for, else as it would decide.
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<u32>,
+    /// Most tokens of one pass over a prompt. Default: the same.
+    #[arg(long, value_name = "N")]
+    pub(crate) chunk: Option<u32>,
+    /// Memory budget. Default: the same.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) ram: Option<ByteSize>,
+    /// Element type of keys and values. Default: the same.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) kv: Option<KvArg>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// The bundle.
     pub(crate) bundle: PathBuf,
+    /// Demand a signature by this public key: a file, or 64 hex digits.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) require_signature: Option<String>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// Where the secret key goes; the public one goes to FILE.pub.
+    #[arg(short, long, value_name = "FILE", default_value = "lfm.key")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignArgs {
+    /// The bundle.
+    pub(crate) bundle: PathBuf,
+    /// The secret key, as `lfmc keygen` makes it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Where the signature goes. Default: BUNDLE.sig, where it is looked for.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -216,31 +276,36 @@ pub(crate) fn host_target() -> Result<Target, Box<dyn std::error::Error>> {
     Ok(target)
 }
 
+/// The profile of that name, or in the file of that name.
+pub(crate) fn profile(name: &str) -> Result<Target, Box<dyn std::error::Error>> {
+    if !(name.ends_with(".ron") || name.contains(std::path::MAIN_SEPARATOR)) {
+        return Ok(Target::builtin(name)?);
+    }
+    let text = std::fs::read_to_string(name).map_err(|e| format!("cannot read the profile {name}: {e}"))?;
+    Ok(Target::parse(&text).map_err(|e| format!("{name}: {e}"))?)
+}
+
 impl TargetOptions {
     /// The options as the exporter takes them. Nothing comes from the machine at hand: the same flags give the
     /// same bytes everywhere.
     pub(crate) fn resolve(&self) -> Result<Options, Box<dyn std::error::Error>> {
-        let target = match self.target.as_str() {
-            name if name.ends_with(".ron") || name.contains(std::path::MAIN_SEPARATOR) => {
-                let text = std::fs::read_to_string(name)
-                    .map_err(|e| format!("cannot read the profile {name}: {e}"))?;
-                Target::parse(&text).map_err(|e| format!("{name}: {e}"))?
-            }
-            name => Target::builtin(name)?,
-        };
-        if target.isa == Isa::Wgpu {
-            return Err("the target `wgpu` needs GPU kernels, which this build does not have".into());
-        }
+        let target = profile(&self.target)?;
         Ok(Options {
             recipe: self.weights.as_deref().map(str::parse::<Recipe>).transpose()?,
             context: self.context,
             chunk: self.chunk,
             ram: self.ram,
-            kv: self.kv.map(|kv| match kv {
-                KvArg::F16 => Kv::F16,
-                KvArg::F32 => Kv::F32,
-            }),
+            kv: self.kv.map(KvArg::kv_type),
             target,
         })
+    }
+}
+
+impl KvArg {
+    pub(crate) fn kv_type(self) -> KvType {
+        match self {
+            KvArg::F16 => KvType::F16,
+            KvArg::F32 => KvType::F32,
+        }
     }
 }

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use lfm_export::bundle::{Exported, Options, Progress, Source, export};
+use lfm_export::bundle::{Exported, MemoryTable, Options, Progress, Source, export};
 use serde_json::json;
 
 use super::args::ExportArgs;
-use super::{Exit, Outcome, output};
+use super::{Exit, Outcome, memory, output};
 
 pub(super) fn run(args: &ExportArgs) -> Outcome {
     let options = args.target.resolve()?;
@@ -35,48 +35,52 @@ pub(super) fn with_progress(
     options: &Options,
     path: &Path,
 ) -> Result<Exported, Box<dyn std::error::Error>> {
-    let bar: ProgressBar = output::bytes_bar("weights");
-    let exported = export(source, options, path, |progress| match progress {
+    let bar = output::bytes_bar("weights");
+    let exported = export(source, options, path, |step| progress(&bar, step));
+    bar.finish_and_clear();
+    Ok(exported?)
+}
+
+/// Shows what an export is doing.
+pub(super) fn progress(bar: &ProgressBar, step: Progress) {
+    match step {
         Progress::Weights(done, all) => {
             bar.set_length(all);
             bar.set_position(done);
         }
         Progress::Golden => bar.set_message("golden vectors"),
-    });
-    bar.finish_and_clear();
-    Ok(exported?)
+    }
 }
 
-fn report(exported: &Exported) {
-    let (manifest, memory) = (&exported.manifest, &exported.plan.memory);
-    let counts: Vec<String> = exported.graph.histogram().iter().map(|(op, n)| format!("{n} {op}")).collect();
+/// What was made, for people.
+pub(super) fn report(exported: &Exported) {
+    let (manifest, settled) = (&exported.manifest, &exported.settled);
+    let counts: Vec<String> = settled.graph.histogram().iter().map(|(op, n)| format!("{n} {op}")).collect();
     output::note(&format!(
-        "{}: {} {}, context {}, chunk {}, kv {}",
+        "{}: {} {} for {}, context {}, chunk {}, kv {}",
         exported.published.path.display(),
         manifest.model,
         manifest.recipe,
+        settled.target.name,
         manifest.context,
         manifest.chunk,
         manifest.kv.name(),
     ));
     output::note(&format!("graph:  {}", counts.join(", ")));
     output::note(&format!(
-        "memory: {} = weights {} + states {} + arena {} + program {}",
-        output::size(memory.total),
-        output::size(memory.weights),
-        output::size(memory.states),
-        output::size(memory.arena),
-        output::size(memory.overhead),
-    ));
-    output::note(&format!(
         "file:   {}, id {}",
         output::size(exported.published.length),
         exported.published.id.to_hex()
     ));
+    output::note("memory:");
+    for line in memory::lines(&MemoryTable::of(&settled.graph, &settled.plan, &settled.target)) {
+        output::note(&line);
+    }
 }
 
-fn report_json(exported: &Exported) -> serde_json::Value {
-    let (manifest, memory) = (&exported.manifest, &exported.plan.memory);
+/// The same as a JSON object.
+pub(super) fn report_json(exported: &Exported) -> serde_json::Value {
+    let (manifest, settled) = (&exported.manifest, &exported.settled);
     json!({
         "bundle": exported.published.path.display().to_string(),
         "id": exported.published.id.to_hex().to_string(),
@@ -85,16 +89,11 @@ fn report_json(exported: &Exported) -> serde_json::Value {
         "arch": manifest.arch,
         "recipe": manifest.recipe,
         "parameters": { "total": manifest.parameters.total, "active": manifest.parameters.active },
+        "target": settled.target.name,
         "context": manifest.context,
         "chunk": manifest.chunk,
         "kv": manifest.kv.name(),
-        "ops": exported.graph.histogram(),
-        "memory": {
-            "weights": memory.weights,
-            "states": memory.states,
-            "arena": memory.arena,
-            "program": memory.overhead,
-            "total": memory.total,
-        },
+        "ops": settled.graph.histogram(),
+        "memory": memory::json(&MemoryTable::of(&settled.graph, &settled.plan, &settled.target), &settled.plan),
     })
 }

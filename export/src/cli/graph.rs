@@ -38,8 +38,8 @@ pub(super) fn run(args: &GraphArgs) -> Outcome {
             StageArg::Fused | StageArg::Plan => {
                 let mut options = args.target.resolve()?;
                 options.target.ram = None;
-                let (graph, plan, _, _) = compile(&source, &options)?;
-                if args.stage == StageArg::Fused { graph.text() } else { plan.text() }
+                let settled = compile(&source, &options)?;
+                if args.stage == StageArg::Fused { settled.graph.text() } else { settled.plan.text() }
             }
         }
     };

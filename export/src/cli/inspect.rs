@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use lfm_export::bundle::roles;
+use lfm_export::bundle::{MemoryTable, roles};
 use lfm_export::quantize::WeightRole;
-use lfm_graphs::plan::{Checkpoints, WeightKind};
+use lfm_graphs::plan::WeightKind;
 use lfm_runtime::Model;
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
-use super::{Exit, Outcome, output};
+use super::{Exit, Outcome, memory, output};
 
 pub(super) fn run(args: &InspectArgs) -> Outcome {
     let model = Model::open(&args.bundle)?;
@@ -28,10 +28,8 @@ pub(super) fn run(args: &InspectArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Bytes of the program's that are for checkpoints.
-fn checkpoints(model: &Model) -> u64 {
-    let plan = model.plan();
-    Checkpoints::of(model.graph(), plan.chunk, plan.context).map_or(0, |kept| kept.bytes)
+fn table(model: &Model) -> MemoryTable {
+    MemoryTable::of(model.graph(), model.plan(), model.target())
 }
 
 /// Bytes and number of the weights of one format.
@@ -86,7 +84,7 @@ impl Report {
     }
 
     fn json(&self, model: &Model) -> Value {
-        let (manifest, memory) = (model.manifest(), &model.plan().memory);
+        let manifest = model.manifest();
         let sections: Vec<Value> = self
             .sections
             .iter()
@@ -137,14 +135,7 @@ impl Report {
             "chunk": manifest.chunk,
             "kv": manifest.kv.name(),
             "ops": model.graph().histogram(),
-            "memory": {
-                "weights": memory.weights,
-                "states": memory.states,
-                "arena": memory.arena,
-                "program": memory.overhead,
-                "checkpoints": checkpoints(model),
-                "total": memory.total,
-            },
+            "memory": memory::json(&table(model), model.plan()),
             "formats": formats,
             "roles": roles,
             "sections": sections,
@@ -153,7 +144,7 @@ impl Report {
     }
 
     fn text(&self, model: &Model, out: &mut impl Write) -> std::io::Result<()> {
-        let (manifest, memory) = (model.manifest(), &model.plan().memory);
+        let manifest = model.manifest();
         writeln!(out, "{}", model.path().display())?;
         writeln!(
             out,
@@ -177,21 +168,9 @@ impl Report {
         )?;
         writeln!(out, "  id          {}", model.id())?;
         writeln!(out, "\nmemory")?;
-        let parts = [
-            ("weights", memory.weights),
-            ("states", memory.states),
-            ("arena", memory.arena),
-            ("program", memory.overhead),
-            ("total", memory.total),
-        ];
-        for (name, bytes) in parts {
-            writeln!(out, "  {name:<10} {:>12}", output::size(bytes))?;
+        for line in memory::lines(&table(model)) {
+            writeln!(out, "{line}")?;
         }
-        writeln!(
-            out,
-            "  the program with {} for checkpoints of a session",
-            output::size(checkpoints(model))
-        )?;
         writeln!(out, "\nweights")?;
         for (format, s) in &self.formats {
             let bits = 8.0 * s.bytes as f64 / s.elements.max(1) as f64;

@@ -9,8 +9,11 @@ mod diff;
 mod export;
 mod graph;
 mod inspect;
+mod memory;
 mod output;
 mod picture;
+mod retarget;
+mod sign;
 mod targets;
 mod verify;
 
@@ -57,6 +60,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(options) => inspect::run(&options),
         Command::Diff(options) => diff::run(&options),
         Command::Compare(options) => compare::run(&options),
+        Command::Retarget(options) => retarget::run(&options),
+        Command::Keygen(options) => sign::keygen(&options),
+        Command::Sign(options) => sign::sign(&options),
         Command::Verify(options) => verify::run(&options),
         Command::Targets(options) => targets::run(&options),
     };

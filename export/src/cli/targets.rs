@@ -10,20 +10,29 @@ use super::{Exit, Outcome};
 pub(super) fn run(args: &TargetsArgs) -> Outcome {
     let mut stdout = std::io::stdout().lock();
     if let Some(name) = &args.name {
-        stdout.write_all(Target::builtin(name)?.text().as_bytes())?;
+        let target = Target::builtin(name)?;
+        let about = Target::about(name).unwrap_or_default();
+        writeln!(stdout, "// {about}\n{}", target.text().trim_end())?;
         return Ok(Exit::Done);
     }
     writeln!(
         stdout,
-        "{:<20} {:<20} {:>5} {:>8} {:>8} {:>6} weights",
+        "{:<20} {:<17} {:>5} {:>8} {:>7} {:>5} weights for",
         "name", "isa", "cores", "ram", "context", "chunk"
     )?;
     for target in Target::builtins() {
         let ram = target.ram.map_or("-".into(), |ByteSize(bytes)| ByteSize(bytes).to_string());
         writeln!(
             stdout,
-            "{:<20} {:<20} {:>5} {:>8} {:>8} {:>6} {}",
-            target.name, target.isa, target.cores, ram, target.context, target.chunk, target.weights
+            "{:<20} {:<17} {:>5} {:>8} {:>7} {:>5} {:<7} {}",
+            target.name,
+            target.isa,
+            target.cores,
+            ram,
+            target.context,
+            target.chunk,
+            target.weights,
+            Target::about(&target.name).unwrap_or_default()
         )?;
     }
     Ok(Exit::Done)

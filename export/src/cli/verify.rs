@@ -2,55 +2,37 @@
 
 use std::io::Write;
 
-use lfm_runtime::{Model, Options, golden};
+use lfm_runtime::proof::{self, Stage};
+use lfm_runtime::signature::PublicKey;
+use lfm_runtime::{Model, Options};
+use serde_json::json;
 
 use super::args::VerifyArgs;
 use super::{Exit, Outcome, output};
 
 pub(super) fn run(args: &VerifyArgs) -> Outcome {
-    let mut stdout = std::io::stdout().lock();
+    let key = args.require_signature.as_deref().map(PublicKey::find).transpose()?;
     // What cannot be opened is no bundle to answer about: that is an error, not a no.
     let model = Model::open(&args.bundle)?;
-    writeln!(stdout, "ok  header, sections and their hashes")?;
-    writeln!(stdout, "ok  graph: {} nodes pass the verifier", model.graph().nodes().len())?;
-    writeln!(
-        stdout,
-        "ok  plan: no two live buffers overlap, {} in all",
-        output::size(model.plan().memory.total)
-    )?;
     let bar = output::bytes_bar("hashing weights");
-    let hashed = model.verify_weights(|done, all| {
+    let stages = proof::prove(&model, &Options::default(), key.as_ref(), |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    if let Err(error) = hashed {
-        return no(&mut stdout, &error);
-    }
-    writeln!(stdout, "ok  weights: {} match their hash", output::size(model.plan().memory.weights))?;
-    let Some(golden) = model.golden()? else {
-        writeln!(stdout, "--  golden vectors: there are none")?;
-        return Ok(Exit::Done);
-    };
-    let faults = golden::check(&model, &Options::default(), &golden)?;
-    for fault in &faults {
-        writeln!(stdout, "NO  golden vectors: {fault}")?;
-    }
-    if faults.is_empty() {
-        writeln!(stdout, "ok  golden vectors: {} runs, bit for bit", golden.vectors.len())?;
-        Ok(Exit::Done)
+    let stages = stages?;
+    let ok = proof::holds(&stages);
+    let mut stdout = std::io::stdout().lock();
+    if args.json {
+        let bundle = args.bundle.display().to_string();
+        let report = json!({ "bundle": bundle, "id": model.id(), "ok": ok, "stages": stages });
+        writeln!(stdout, "{report}")?;
     } else {
-        Ok(Exit::No)
+        for Stage { stage, verdict, detail } in &stages {
+            for line in detail.lines() {
+                writeln!(stdout, "{}  {stage:<9}  {line}", verdict.mark())?;
+            }
+        }
     }
-}
-
-fn no(stdout: &mut impl Write, error: &(dyn std::error::Error + 'static)) -> Outcome {
-    write!(stdout, "NO  {error}")?;
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(stdout, ": {error}")?;
-        cause = error.source();
-    }
-    writeln!(stdout)?;
-    Ok(Exit::No)
+    Ok(if ok { Exit::Done } else { Exit::No })
 }

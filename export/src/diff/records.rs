@@ -106,9 +106,16 @@ pub struct SectionDiff {
     pub b: Option<(u64, String)>,
 }
 
-/// The sections of the text side, by their hashes, which were checked when the bundles were opened.
+/// The sections of the text side and what was asked for, by their hashes, which were checked when the bundles were opened.
 pub(super) fn sections(a: &Model, b: &Model) -> Vec<SectionDiff> {
-    let texts = [Kind::Tokenizer, Kind::ChatTemplate, Kind::TextConfig, Kind::Generation, Kind::Licence];
+    let texts = [
+        Kind::Tokenizer,
+        Kind::ChatTemplate,
+        Kind::TextConfig,
+        Kind::Generation,
+        Kind::Licence,
+        Kind::Request,
+    ];
     let entry = |model: &Model, kind| {
         let section = model.sections().iter().find(|section| section.kind() == kind)?;
         Some((section.length(), section.hash().to_hex().to_string()))

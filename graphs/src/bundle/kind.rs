@@ -30,6 +30,8 @@ pub enum Kind {
     Generation,
     /// Licence text of the checkpoint.
     Licence,
+    /// What the export was asked for: RON of [`Request`](super::Request).
+    Request,
     /// All weights, packed; opaque to this module.
     Weights,
     /// Expected tokens and logits: RON of [`Golden`](super::Golden). Last, because it is computed by running
@@ -39,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in file order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Manifest,
         Self::Graph,
         Self::Plan,
@@ -49,6 +51,7 @@ impl Kind {
         Self::TextConfig,
         Self::Generation,
         Self::Licence,
+        Self::Request,
         Self::Weights,
         Self::Golden,
     ];
@@ -65,6 +68,7 @@ impl Kind {
             Self::TextConfig => "text_config",
             Self::Generation => "generation",
             Self::Licence => "licence",
+            Self::Request => "request",
             Self::Weights => "weights",
             Self::Golden => "golden",
         }
@@ -88,6 +92,7 @@ impl Kind {
             | Self::TextConfig
             | Self::Generation
             | Self::Licence
+            | Self::Request
             | Self::Golden => 64,
         }
     }
@@ -101,7 +106,8 @@ impl Kind {
             | Self::ChatTemplate
             | Self::TextConfig
             | Self::Generation
-            | Self::Licence => SMALL,
+            | Self::Licence
+            | Self::Request => SMALL,
             Self::Golden => GOLDEN,
             Self::Weights => u64::MAX,
         }

@@ -12,6 +12,7 @@ mod kind;
 mod manifest;
 mod partial;
 mod reader;
+mod request;
 mod text;
 mod writer;
 
@@ -24,4 +25,5 @@ pub use header::{HEADER_LEN, MAGIC, MAX_SECTIONS, Section, VERSION};
 pub use kind::Kind;
 pub use manifest::{KvType, Manifest, Parameters, Source};
 pub use reader::Bundle;
+pub use request::Request;
 pub use writer::{BundleWriter, Published, Sealed, WeightsWriter};

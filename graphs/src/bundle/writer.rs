@@ -186,6 +186,11 @@ impl Sealed {
         self.id
     }
 
+    /// Hash of the bytes of a section.
+    pub fn hash(&self, kind: Kind) -> Option<Hash> {
+        self.table.iter().find(|section| section.kind == kind).map(|section| section.hash)
+    }
+
     /// Appends the golden vectors, text of [`Golden`](super::Golden). The file must not be in use: its header
     /// is written again.
     pub fn add_golden(self, bytes: impl Into<Vec<u8>>) -> Result<Self, WriteError> {

@@ -169,6 +169,7 @@ fn place(graph: &Graph, limits: Limits) -> Result<Plan, PlanError> {
         live: arena.live,
         overhead,
         total,
+        text: 0,
     };
     Ok(Plan { chunk, context: limits.context, head_rows, memory, weights, states, buffers })
 }

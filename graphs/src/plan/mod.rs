@@ -94,6 +94,13 @@ pub struct Memory {
     pub overhead: u64,
     /// `weights + states + arena + overhead`.
     pub total: u64,
+    /// Of the overhead, what tokenizer and template take: nothing where they are not opened.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub text: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// How a weight is laid out.

@@ -262,6 +262,11 @@ impl Verifier<'_> {
             }
             None => self.report(14, "the plan", "the total overflows"),
         }
+        if memory.text > memory.overhead {
+            let message =
+                format!("the text is {}, expected at most the overhead of {}", memory.text, memory.overhead);
+            self.report(14, "the plan", message);
+        }
         // Rounding up must be possible wherever a region is used.
         if parts.iter().any(|bytes| align(*bytes).is_none()) {
             self.report(14, "the plan", "a region is too large");

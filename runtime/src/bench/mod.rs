@@ -257,7 +257,10 @@ pub fn run(
         prefill_tok_s,
         decode_tok_s,
         peak_rss_bytes,
-        planned_bytes: model.paging().map_or(model.plan().memory.total, |layout| layout.total),
+        planned_bytes: model.paging().map_or_else(
+            || model.plan().memory.total.saturating_sub(model.plan().memory.text),
+            |layout| layout.total,
+        ),
         paging,
         device_bytes: session.device_memory().map(|(bytes, _)| bytes),
         upload_s: session.device_memory().map(|(_, seconds)| seconds),

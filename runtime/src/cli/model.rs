@@ -54,7 +54,17 @@ pub(crate) struct RunOptions {
     /// Compare the weights with their hash first
     #[arg(long)]
     verify: bool,
+    /// Run only what is signed by this public key, a file or 64 hex digits, and compare all bytes with their hashes
+    #[arg(long, value_name = "KEY")]
+    require_signature: Option<String>,
 }
+
+/// A public key, in a build that can check signatures.
+#[cfg(feature = "sign")]
+pub(crate) type Key = lfm_runtime::signature::PublicKey;
+/// There is none in a build that cannot.
+#[cfg(not(feature = "sign"))]
+pub(crate) type Key = std::convert::Infallible;
 
 impl RunOptions {
     /// The options of a session.
@@ -69,8 +79,49 @@ impl RunOptions {
         Options { threads: self.threads, isa, chunk: self.chunk, context: self.context, backend }
     }
 
-    /// Opens a bundle.
+    /// The key by which bundles must be signed, if there is one.
+    #[cfg(feature = "sign")]
+    pub(crate) fn key(&self) -> Result<Option<Key>> {
+        Ok(self.require_signature.as_deref().map(Key::find).transpose()?)
+    }
+
+    /// The key by which bundles must be signed, if there is one.
+    #[cfg(not(feature = "sign"))]
+    pub(crate) fn key(&self) -> Result<Option<Key>> {
+        match self.require_signature {
+            None => Ok(None),
+            Some(_) => Err(CliError::argument(
+                "this build of lfm-run cannot check signatures, expected no --require-signature or a build with \
+                 feature `sign`",
+            )),
+        }
+    }
+
+    /// Opens a bundle. What is demanded of it is proved.
     pub(crate) fn open(&self, bundle: &Path) -> Result<Model> {
+        let key = self.key()?;
+        let mut model = self.open_unproved(bundle)?;
+        let mut progress = Progress::new("hashing weights");
+        match key {
+            #[cfg(feature = "sign")]
+            Some(key) => {
+                lfm_runtime::signature::require(&model, &key, |done, all| progress.show(done, all))?;
+            }
+            #[cfg(not(feature = "sign"))]
+            Some(never) => match never {},
+            None if self.verify => model.verify_weights(|done, all| progress.show(done, all))?,
+            None => {}
+        }
+        drop(progress);
+        if self.huge_pages {
+            model =
+                model.with_huge_pages(std::thread::available_parallelism().map_or(1, usize::from).min(4))?;
+        }
+        Ok(model)
+    }
+
+    /// Opens a bundle, whatever `--verify` and `--require-signature` demand.
+    pub(crate) fn open_unproved(&self, bundle: &Path) -> Result<Model> {
         if self.backend == Backend::Wgpu && !cfg!(feature = "wgpu") {
             return Err(CliError::argument(
                 "this build of lfm-run has no wgpu backend, expected `--backend cpu` or a build with feature `wgpu`",
@@ -87,20 +138,15 @@ impl RunOptions {
                 "--ram is given with backend wgpu, expected `--backend cpu`: a GPU keeps all weights",
             ));
         }
-        let mut model = match self.ram {
+        let model = match self.ram {
             None => Model::open(bundle)?,
             Some(ram) => Model::open_with(bundle, &Budget::ram(ram.0).with_context(self.context))?,
         };
-        if self.huge_pages {
-            model =
-                model.with_huge_pages(std::thread::available_parallelism().map_or(1, usize::from).min(4))?;
-        }
-        if self.verify {
-            let mut progress = Progress::new("hashing weights");
-            model.verify_weights(|done, all| progress.show(done, all))?;
-        }
         let isa = model.target().isa.name();
-        if self.isa.is_none() && lfm_runtime::cpu::kernels::by_name(isa).is_err() {
+        if self.backend == Backend::Cpu
+            && self.isa.is_none()
+            && lfm_runtime::cpu::kernels::by_name(isa).is_err()
+        {
             let tier = lfm_runtime::cpu::kernels::best().name();
             note(&format!(
                 "warning: the bundle is made for {isa}, which this CPU does not run; using {tier}"

@@ -11,8 +11,9 @@ use crate::cpu::kernels;
 
 pub use speed::{Gauge, Limits};
 
-/// Context of a profile, as in those that are built in.
+/// Context and chunk of a profile, as in those of ISA tiers that are built in.
 const CONTEXT: u32 = 4096;
+const CHUNK: u32 = 512;
 
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,23 +49,28 @@ impl Machine {
         }
     }
 
-    /// A device profile of this machine, as `lfmc export --target` reads it. An eighth of the memory is left to
-    /// other programs.
+    /// A device profile of this machine, as `lfmc export --target` reads it.
     pub fn target(&self) -> Target {
         let isa = self.tiers.last().and_then(|name| name.parse().ok()).unwrap_or(Isa::Portable);
-        let like = Target::builtin(isa.name()).ok();
         let cores = self.threads as u32;
         Target {
             name: format!("{isa}-{cores}c"),
             isa,
             cores,
-            ram: self.ram.map(|bytes| ByteSize((bytes - bytes / 8) >> 20 << 20)).filter(|ram| ram.0 > 0),
+            ram: self.ram.map(|bytes| ByteSize(budget(bytes))).filter(|ram| ram.0 > 0),
             context: CONTEXT,
-            chunk: like.as_ref().map_or(256, |target| target.chunk),
-            weights: like.map_or_else(|| "q4_0".to_owned(), |target| target.weights),
+            chunk: CHUNK,
+            weights: "q4_0".to_owned(),
             kv: Kv::Auto,
         }
     }
+}
+
+/// What a model may take of a memory of `bytes`, in whole MiB: an eighth of it, but 512 MiB where it has them, is left
+/// to the system and other programs.
+fn budget(bytes: u64) -> u64 {
+    let others = (bytes / 8).max((512 << 20).min(bytes / 2));
+    (bytes - others) >> 20 << 20
 }
 
 fn read(path: &str) -> Option<String> {
@@ -139,6 +145,13 @@ mod tests {
         let nothing = Machine { ram: None, physical: None, tiers: vec!["portable"], ..machine };
         assert_eq!(nothing.target().ram, None);
         assert_eq!(Target::parse(&nothing.target().text()), Ok(nothing.target()));
+    }
+
+    #[test]
+    fn a_budget_leaves_room_for_others() {
+        for (mib, most) in [(31 << 10, 27776), (7900, 6912), (1800, 1288), (900, 450), (1, 0), (0, 0)] {
+            assert_eq!(budget(mib << 20) >> 20, most, "{mib}");
+        }
     }
 
     #[test]

@@ -86,15 +86,15 @@ fn count_above_the_entries() {
     let mut bytes = bundle();
     bytes[12] = 63;
     reseal(&mut bytes);
-    assert_error!(&bytes, BundleError::UnknownSection { .. }, @r#"section table, byte 736: unknown section """#);
+    assert_error!(&bytes, BundleError::UnknownSection { .. }, @r#"section table, byte 800: unknown section """#);
 }
 
 #[test]
 fn count_below_the_entries() {
     let mut bytes = bundle();
-    bytes[12] = 10;
+    bytes[12] = 11;
     reseal(&mut bytes);
-    assert_error!(&bytes, BundleError::Padding { .. }, @"header, byte 672: padding is 0x67, expected 0");
+    assert_error!(&bytes, BundleError::Padding { .. }, @"header, byte 736: padding is 0x67, expected 0");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn missing_section() {
     // The old `generation` goes: its entry is taken out, `licence` moves up to where it was.
     let old = config + ENTRY_LEN;
     bytes.copy_within(old + ENTRY_LEN..HASH_AT, old);
-    bytes[12] = 10;
+    bytes[12] = 11;
     let (offset, _) = place(&bytes, Kind::Generation);
     let (licence, length) = place(&bytes, Kind::Licence);
     set_place(&mut bytes, Kind::Generation, offset, licence - 64 - offset + 1);
@@ -196,7 +196,7 @@ fn section_above_its_cap() {
 fn size_sum_overflow() {
     let mut bytes = bundle();
     set_place(&mut bytes, Kind::Weights, u64::MAX - 4095, 8192);
-    assert_error!(&bytes, BundleError::Overflow { .. }, @"section `weights`, byte 624: offset 18446744073709547520 plus length 8192 is above 2^64 - 1");
+    assert_error!(&bytes, BundleError::Overflow { .. }, @"section `weights`, byte 688: offset 18446744073709547520 plus length 8192 is above 2^64 - 1");
     let (offset, _) = place(&bundle(), Kind::Weights);
     set_place(&mut bytes, Kind::Weights, offset, u64::MAX);
     assert!(matches!(error_of(&bytes), BundleError::Overflow { .. }));
@@ -207,7 +207,7 @@ fn past_the_end() {
     let mut bytes = bundle();
     let (offset, _) = place(&bytes, Kind::Weights);
     set_place(&mut bytes, Kind::Weights, offset, 1 << 33);
-    assert_error!(&bytes, BundleError::PastEnd { .. }, @"section `weights`, byte 624: it needs bytes 8192..8589942784, the file has 8580");
+    assert_error!(&bytes, BundleError::PastEnd { .. }, @"section `weights`, byte 688: it needs bytes 8192..8589942784, the file has 8580");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn unaligned() {
     let mut bytes = bundle();
     let (offset, length) = place(&bytes, Kind::Weights);
     set_place(&mut bytes, Kind::Weights, offset + 64, length - 64);
-    assert_error!(&bytes, BundleError::Unaligned { .. }, @"section `weights`, byte 624: offset 8256 is not a multiple of 4096");
+    assert_error!(&bytes, BundleError::Unaligned { .. }, @"section `weights`, byte 688: offset 8256 is not a multiple of 4096");
 }
 
 #[test]

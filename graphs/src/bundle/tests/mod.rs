@@ -28,6 +28,17 @@ pub(super) fn manifest() -> Manifest {
     }
 }
 
+/// A request with every field set.
+pub(super) fn request() -> Request {
+    Request {
+        positions: 128_000,
+        context: Some(256),
+        chunk: Some(64),
+        ram: Some(crate::target::ByteSize(3 << 30)),
+        kv: Some(KvType::F32),
+    }
+}
+
 /// Two short vectors.
 pub(super) fn golden() -> Golden {
     let vector = |prompt: &[u32], greedy: &[u32]| GoldenVector {
@@ -51,6 +62,7 @@ fn contents() -> Vec<(Kind, Vec<u8>)> {
         Kind::ChatTemplate => "{{ bos }}é".as_bytes().to_vec(),
         Kind::Weights => weights(100),
         Kind::Golden => golden().to_ron().into_bytes(),
+        Kind::Request => request().to_ron().into_bytes(),
         Kind::Graph | Kind::Plan | Kind::Target | Kind::TextConfig | Kind::Generation | Kind::Licence => {
             format!("(this: {kind})\n").into_bytes()
         }

@@ -44,11 +44,12 @@ fn the_layout_is_the_documented_one() {
         text_config    4736  20
         generation     4800  19
         licence        4864  16
+        request        4928 114
         weights        8192 100
         golden         8320 260
         "#);
     assert_eq!(&bytes[..8], b"\x89LFMB\r\n\x1a");
-    assert_eq!(bytes[8..16], [1, 0, 0, 0, 11, 0, 0, 0]);
+    assert_eq!(bytes[8..16], [1, 0, 0, 0, 12, 0, 0, 0]);
     assert_eq!(bytes[32..48], *b"manifest\0\0\0\0\0\0\0\0");
 }
 

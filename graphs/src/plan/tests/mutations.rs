@@ -63,6 +63,7 @@ fn each_rule_is_checked() {
     check("states' sum", 14, &|p| p.memory.states += 64);
     check("live bytes", 14, &|p| p.memory.live -= 1);
     check("the total", 14, &|p| p.memory.total -= 1);
+    check("text that is no overhead", 14, &|p| p.memory.text = p.memory.overhead + 1);
     check("a total that overflows", 14, &|p| p.memory.overhead = u64::MAX);
     assert!(failures.is_empty(), "{failures:#?}");
 }
@@ -131,7 +132,8 @@ fn many_buffers_at_once_take_no_quadratic_time() {
     let buffers = buffers.collect();
     let live = arena::most_live(needs.buffers.iter().map(|n| (n.first, n.last, n.bytes))).unwrap();
     let (weights, bytes) = make::place_weights(&graph).unwrap();
-    let memory = Memory { weights: bytes, states: 0, arena: end, live, overhead: 0, total: bytes + end };
+    let memory =
+        Memory { weights: bytes, states: 0, arena: end, live, overhead: 0, total: bytes + end, text: 0 };
     let mut plan = Plan { chunk: 4, context: 8, head_rows: 4, memory, weights, states: vec![], buffers };
     assert_eq!(verify_plan(&graph, &plan), []);
     plan.buffers.iter_mut().for_each(|b| b.offset = 0);
