@@ -124,8 +124,9 @@ dist:
         limit "lfm-run-lean-$arch" 2000000 "$arch-unknown-linux-musl" --no-default-features
     done
 
-# Arm kernels under qemu-aarch64, each tier against the portable one (apt install qemu-user gcc-aarch64-linux-gnu).
-test-arm:
+# Arm kernels under qemu-aarch64, each tier against the portable one; then the static programs on bundles of every
+# weight format (apt install qemu-user gcc-aarch64-linux-gnu).
+test-arm: dist
     #!/usr/bin/env bash
     set -euo pipefail
     # A test dependency compiles some C.
@@ -133,6 +134,7 @@ test-arm:
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER=qemu-aarch64 QEMU_CPU=max
     REQUIRE_ISA=aarch64-neon,aarch64-dotprod,aarch64-i8mm \
         cargo test --locked -p lfm-kernels --lib --target aarch64-unknown-linux-musl
+    LFM_STATIC="$PWD/target/static" REQUIRE_ARM=1 cargo test --locked -p lfm-export --test static_programs
 
 # Random mutations of a bundle, a GGUF file and a safetensors file: refused, or what any other reader makes of them.
 mutations COUNT="20000":
@@ -181,4 +183,4 @@ golden:
     cargo test -p lfm-export --test golden_graphs
 
 # What CI runs.
-ci: fmt clippy doc deps test-all size dist test-arm clippy-gpu test-gpu size-gpu
+ci: fmt clippy doc deps test-all size test-arm clippy-gpu test-gpu size-gpu

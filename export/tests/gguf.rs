@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::gguf::{Entry, Writer, number, scales};
+use common::gguf::{Entry, Writer, mixture, number, scales};
 use common::repository;
 use lfm_export::bundle::{ExportError, Options, Source, compile, export};
 use lfm_export::gguf::{Type, gguf_name};
@@ -92,30 +92,6 @@ fn both_routes_give_one_model() {
     // The only one whose rows fill blocks of 256.
     both_routes(&repository("model/demo"), "q4_0", false);
     both_routes(&repository("model/demo"), "q6_k", false);
-}
-
-/// The demo checkpoint, whose rows fill blocks of 256, in the types of a Q4_K_M file and more, with a head of its own.
-fn mixture(rng: &mut Rng) -> Writer {
-    let mut writer = Writer::from_folder(&repository("model/demo"), "q4_0", false);
-    let names: Vec<String> = writer.tensors.iter().map(|entry| entry.name.clone()).collect();
-    for (n, name) in names.iter().enumerate().filter(|(_, name)| !name.contains("norm")) {
-        let part = name.rsplit('.').nth(1).unwrap_or_default();
-        let kind = match part {
-            "ffn_down" | "ffn_down_exps" | "attn_v" if n % 2 == 0 => Type::Q6K,
-            "attn_k" => Type::Q8_0,
-            "out_proj" => Type::Q5K,
-            "attn_output" => Type::Q4_0,
-            "token_embd" | "attn_q" | "attn_v" | "in_proj" => Type::Q4K,
-            _ if part.starts_with("ffn_") && part != "ffn_gate_inp" => Type::Q4K,
-            _ => continue,
-        };
-        writer.retype(name, kind, rng);
-    }
-    let mut head = writer.tensor("token_embd.weight").clone();
-    head.name = "output.weight".into();
-    writer.tensors.push(head);
-    writer.retype("output.weight", Type::Q6K, rng);
-    writer
 }
 
 #[test]

@@ -77,6 +77,30 @@ pub fn blocks(kind: Type, count: u64, rng: &mut Rng) -> Vec<u8> {
     data
 }
 
+/// The demo checkpoint, whose rows fill blocks of 256, in the types of a Q4_K_M file and more, with a head of its own.
+pub fn mixture(rng: &mut Rng) -> Writer {
+    let mut writer = Writer::from_folder(&super::repository("model/demo"), "q4_0", false);
+    let names: Vec<String> = writer.tensors.iter().map(|entry| entry.name.clone()).collect();
+    for (n, name) in names.iter().enumerate().filter(|(_, name)| !name.contains("norm")) {
+        let part = name.rsplit('.').nth(1).unwrap_or_default();
+        let kind = match part {
+            "ffn_down" | "ffn_down_exps" | "attn_v" if n % 2 == 0 => Type::Q6K,
+            "attn_k" => Type::Q8_0,
+            "out_proj" => Type::Q5K,
+            "attn_output" => Type::Q4_0,
+            "token_embd" | "attn_q" | "attn_v" | "in_proj" => Type::Q4K,
+            _ if part.starts_with("ffn_") && part != "ffn_gate_inp" => Type::Q4K,
+            _ => continue,
+        };
+        writer.retype(name, kind, rng);
+    }
+    let mut head = writer.tensor("token_embd.weight").clone();
+    head.name = "output.weight".into();
+    writer.tensors.push(head);
+    writer.retype("output.weight", Type::Q6K, rng);
+    writer
+}
+
 impl Writer {
     /// The model of a folder with the types that a recipe gives its weights, or BF16 instead of F32.
     pub fn from_folder(folder: &Path, recipe: &str, bf16: bool) -> Writer {
