@@ -134,7 +134,7 @@ test-arm: dist
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_RUNNER=qemu-aarch64 QEMU_CPU=max
     REQUIRE_ISA=aarch64-neon,aarch64-dotprod,aarch64-i8mm \
         cargo test --locked -p lfm-kernels --lib --target aarch64-unknown-linux-musl
-    LFM_STATIC="$PWD/target/static" REQUIRE_ARM=1 cargo test --locked -p lfm-export --test static_programs
+    LFM_STATIC="$PWD/target/static" REQUIRE_ARM=1 cargo test --locked --workspace --test static_programs
 
 # Random mutations of a bundle, a GGUF file and a safetensors file: refused, or what any other reader makes of them.
 mutations COUNT="20000":
@@ -182,5 +182,5 @@ sanitize:
 golden:
     cargo test -p lfm-export --test golden_graphs
 
-# What CI runs.
-ci: fmt clippy doc deps test-all size test-arm clippy-gpu test-gpu size-gpu
+# What CI runs; `dist`, which `test-arm` needs, limits the sizes.
+ci: fmt clippy doc deps test-all test-arm clippy-gpu test-gpu size-gpu

@@ -198,7 +198,7 @@ fn settings_give_way_in_order() {
     let least = |options: &Options| decided(model, options).3.total;
     let free = least(&with(u64::MAX, |_, _| {}));
     let short: fn(&mut Target, &mut Options) =
-        |_, options| (options.context, options.chunk) = (Some(1024), Some(64));
+        |_, options| (options.context, options.chunk) = (Some(1024), Some(128));
     let short = least(&with(u64::MAX, short));
     // All as the profile says, a smaller chunk, a shorter context, smaller weights.
     let settings = |options: &Options| {
@@ -209,7 +209,7 @@ fn settings_give_way_in_order() {
     assert_eq!(settings(&with(free - 1, |_, _| {})), ("q4_0".into(), 4096, 256));
     let (recipe, context, _) = settings(&with((free + short) / 2, |_, _| {}));
     assert!(recipe == "q4_0" && (1024..4096).contains(&context) && context % 256 == 0, "{context}");
-    assert_eq!(settings(&with(short, |_, _| {})), ("q4_0".into(), 1024, 64));
+    assert_eq!(settings(&with(short, |_, _| {})), ("q4_0".into(), 1024, 128));
     let larger: fn(&mut Target, &mut Options) = |target, _| target.weights = "f16".into();
     let (recipe, context, _) = settings(&with(free, larger));
     assert!(recipe == "q4_0" && context == 4096, "{recipe}, {context}");

@@ -322,6 +322,9 @@ struct Bench {
     decode_tok_s: Option<Speed>,
     peak_rss_bytes: Option<u64>,
     planned_bytes: u64,
+    device_bytes: Option<u64>,
+    upload_s: Option<f64>,
+    submissions_per_token: Option<f64>,
     weight_bytes_per_token: u64,
     read_bytes_s: Option<f64>,
     read_share: Option<f64>,
@@ -347,6 +350,7 @@ fn bench_reports() {
     }
     let Workload { prompt, generate, depth, repetitions } = all.workload;
     assert_eq!((prompt, generate, depth, repetitions), (20, 5, 3, 2));
+    assert_eq!((all.device_bytes, all.upload_s, all.submissions_per_token), (None, None, None), "on the CPU");
     assert_eq!((all.model.as_str(), all.recipe.as_str()), ("tiny", "q4_0"));
     assert_eq!((all.threads, all.chunk, all.context), (2, 64, 160));
     assert!(!all.cpu.is_empty() && !all.isa.is_empty() && all.device.is_none());

@@ -138,9 +138,16 @@ impl RunOptions {
                 "--ram is given with backend wgpu, expected `--backend cpu`: a GPU keeps all weights",
             ));
         }
+        let paged = |ram: u64| Model::open_with(bundle, &Budget::ram(ram).with_context(self.context));
         let model = match self.ram {
-            None => Model::open(bundle)?,
-            Some(ram) => Model::open_with(bundle, &Budget::ram(ram.0).with_context(self.context))?,
+            Some(ram) => paged(ram.0)?,
+            None => {
+                let model = Model::open(bundle)?;
+                match self.planned_budget(&model) {
+                    Some(ram) => paged(ram)?,
+                    None => model,
+                }
+            }
         };
         let isa = model.target().isa.name();
         if self.backend == Backend::Cpu
@@ -153,6 +160,18 @@ impl RunOptions {
             ));
         }
         Ok(model)
+    }
+
+    /// The budget of a bundle whose profile has less memory than all its weights need: then its experts are paged, as
+    /// the export planned. The least that can be run with is not refused.
+    fn planned_budget(&self, model: &Model) -> Option<u64> {
+        let ram = model.target().ram?.0;
+        if ram >= model.plan().memory.total || self.backend == Backend::Wgpu || self.huge_pages {
+            return None;
+        }
+        let least = model.least_memory(self.context).ok().filter(|least| least.cache > 0)?;
+        // The process holds a little more by the time that it is opened again.
+        Some(ram.max(least.total.next_multiple_of(1 << 20) + (1 << 20)))
     }
 
     /// Opens a bundle and a session of it, and says how long that took, in seconds. `more` is part of it.
