@@ -33,9 +33,9 @@ const FIRST: &str = "lfm signature 1";
 /// Largest file of a key or signature that is read, in bytes.
 const MOST: u64 = 4096;
 
-/// A public key.
+/// A public key: the bytes of a point of the curve that is no weak key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PublicKey(VerifyingKey);
+pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
     /// A key by its 64 hex digits, or by the path of its file.
@@ -64,7 +64,7 @@ impl PublicKey {
 
     /// The key of these bytes, if they are one. Weak keys, for which anything can be signed, are none.
     pub fn from_bytes(bytes: &[u8; 32]) -> Option<PublicKey> {
-        VerifyingKey::from_bytes(bytes).ok().filter(|key| !key.is_weak()).map(PublicKey)
+        VerifyingKey::from_bytes(bytes).ok().filter(|key| !key.is_weak()).map(|_| PublicKey(*bytes))
     }
 
     /// Its file.
@@ -75,7 +75,7 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(f, self.0.as_bytes())
+        write_hex(f, &self.0)
     }
 }
 
@@ -202,7 +202,9 @@ impl Signature {
             return Err(Fault::OtherBundle { signed, found: bundle.to_owned() });
         }
         let signature = ed25519_dalek::Signature::from_bytes(&self.bytes);
-        self.key.0.verify_strict(&message(&self.bundle), &signature).map_err(|_| Fault::Wrong(self.key))
+        let key = VerifyingKey::from_bytes(&self.key.0);
+        key.and_then(|key| key.verify_strict(&message(&self.bundle), &signature))
+            .map_err(|_| Fault::Wrong(self.key))
     }
 }
 

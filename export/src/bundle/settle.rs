@@ -298,13 +298,12 @@ fn fits(model: &Model, context: u32, chunk: u32) -> Result<bool, ExportError> {
     Ok(false)
 }
 
+/// Another context, another chunk, or both.
+type Change = (Option<u32>, Option<u32>);
+
 /// Context and chunk that fit, `None` for one that stays: the longest context, or the largest chunk where no context
 /// is short enough, or both small.
-fn nearest(
-    model: &Model,
-    context: u32,
-    chunk: u32,
-) -> Result<Option<(Option<u32>, Option<u32>)>, ExportError> {
+fn nearest(model: &Model, context: u32, chunk: u32) -> Result<Option<Change>, ExportError> {
     for shorter in halves(context, 16).into_iter().skip(1) {
         if shorter >= chunk && fits(model, shorter, chunk)? {
             let (mut good, mut bad) = (shorter, (2 * shorter + 1).min(context));

@@ -7,6 +7,7 @@
 mod bundles;
 mod graphs;
 pub mod seeds;
+mod sessions;
 mod sources;
 mod text;
 
@@ -24,7 +25,7 @@ use crate::heap::peak;
 pub type Body = fn(&[u8]);
 
 /// Every target by name, in the order in which data flows.
-pub const TARGETS: [(&str, Body); 16] = [
+pub const TARGETS: [(&str, Body); 17] = [
     ("config", sources::config),
     ("safetensors", sources::safetensors),
     ("shard_index", sources::shard_index),
@@ -38,6 +39,7 @@ pub const TARGETS: [(&str, Body); 16] = [
     ("golden", bundles::golden),
     ("bundle", bundles::bundle),
     ("model", bundles::model),
+    ("session", sessions::session),
     ("tokenizer", text::tokenizer),
     ("text_config", text::text_config),
     ("chat_template", text::chat_template),

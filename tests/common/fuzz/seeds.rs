@@ -7,6 +7,7 @@ use lfm_graphs::plan::{Limits, plan};
 use lfm_graphs::target::Target;
 use lfm_graphs::testing::{Mixer, Tiny, random_graph, tiny_graph};
 
+use super::sessions::small;
 use crate::gguf::Writer;
 use crate::{Bundle, fixture};
 
@@ -30,6 +31,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "manifest" => sections(Kind::Manifest),
         "golden" => sections(Kind::Golden),
         "bundle" | "model" => bundles(),
+        "session" => sessions(),
         "tokenizer" => vec![small_tokenizer()],
         "text_config" => [
             files("tokenizer_config.json", &["tiny-dense"]),
@@ -49,6 +51,21 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         .into(),
         other => panic!("there is no target {other}"),
     }
+}
+
+/// Sessions of a prompt with a note, of a prompt and an answer, and of nothing.
+fn sessions() -> Vec<Vec<u8>> {
+    let mut session = small();
+    let kept = |session: &mut lfm_runtime::Session, note: &[u8]| {
+        let mut bytes = Vec::new();
+        session.write_to(&mut bytes, note).unwrap();
+        bytes
+    };
+    let nothing = kept(&mut session, b"");
+    session.start(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]).unwrap();
+    let prompt = kept(&mut session, b"a note");
+    session.decode(21).unwrap();
+    vec![nothing, prompt, kept(&mut session, b"")]
 }
 
 /// One layer of each kind, and graphs of any operations.

@@ -1,0 +1,3 @@
+#![no_main]
+
+lfm_fuzz::target!("session");
