@@ -30,7 +30,7 @@ pub(super) trait Products: Dot {
         group: usize,
         x: &Panels,
         panels: Range<usize>,
-        coming: &mut Coming,
+        coming: Coming,
         sums: &mut Sums,
     );
     /// [`tile::pair`]
@@ -209,9 +209,9 @@ fn one_strip<I: Products, Q: Quant>(
         rest = rest.map(|rest| rest.get(bytes..).unwrap_or_default());
         let coming = if rest[0].is_empty() { then } else { rest };
         let coming = coming.map(|coming| &coming[..coming.len().min(bytes)]);
-        let mut coming = Coming::new(coming, groups * panels.len());
+        let coming = Coming::new(coming, groups * panels.len());
         let unpacked = room.unpacked.each_ref().map(|unpacked| &unpacked[..groups]);
-        isa.quant_strip::<Q::Weights<I>>(unpacked, group, x, panels.clone(), &mut coming, &mut room.sums);
+        isa.quant_strip::<Q::Weights<I>>(unpacked, group, x, panels.clone(), coming, &mut room.sums);
         group += CHUNK;
     }
     tokens

@@ -35,7 +35,7 @@ macro_rules! implement_products {
                 group: usize,
                 x: &Panels,
                 panels: std::ops::Range<usize>,
-                coming: &mut Coming,
+                coming: Coming,
                 sums: &mut Sums,
             ) {
                 #[target_feature(enable = $features)]
@@ -45,7 +45,7 @@ macro_rules! implement_products {
                     group: usize,
                     x: &Panels,
                     panels: std::ops::Range<usize>,
-                    coming: &mut Coming,
+                    coming: Coming,
                     sums: &mut Sums,
                 ) {
                     tile::strip::<$token, W>(isa, unpacked, group, x, panels, coming, sums);
