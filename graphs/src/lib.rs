@@ -28,6 +28,7 @@ pub mod infer;
 pub mod interp;
 pub mod op;
 pub mod plan;
+pub mod replace;
 pub mod rewrite;
 pub mod target;
 #[doc(hidden)]

@@ -33,6 +33,30 @@ fn read(session: &mut Session, bytes: &[u8]) -> Result<Vec<u8>, FileError> {
     session.read_from(&mut &*bytes, bytes.len() as u64)
 }
 
+/// Only a regular file is replaced: a device, a pipe or a folder would be gone. Nor is a pipe opened that has the name of a
+/// temporary file, since that can take for ever.
+#[cfg(unix)]
+#[test]
+fn nothing_but_files_is_replaced() {
+    let made = made();
+    let mut session = session(&made);
+    session.prefill(&[1, 2, 3]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    let like_ours = folder.path().join(".lfm-session.partial-1-1");
+    for path in [&pipe, &like_ours] {
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+    for (path, found) in [(pipe.as_path(), "a device or a pipe"), (folder.path(), "a folder")] {
+        let error = session.save(path, b"").unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, format!("it is {found}, expected a new or a regular file"));
+        assert!(path.exists() && !path.is_file());
+    }
+    session.save(folder.path().join("session"), b"").unwrap();
+    assert!(like_ours.exists());
+}
+
 /// With the hash of what they are now.
 fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.len() - 32;

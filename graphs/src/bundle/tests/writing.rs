@@ -263,7 +263,7 @@ fn failing_publish_removes_the_temporary_file() {
     let sealed = writer.seal_without_golden().unwrap();
     fs::create_dir(&path).unwrap();
     let error = sealed.publish().unwrap_err();
-    assert!(error.to_string().starts_with("cannot move the finished bundle to "), "{error}");
+    assert!(error.to_string().starts_with("cannot move the finished file to "), "{error}");
     assert_eq!(list(folder.path()), ["model.lfmb"]);
     assert!(path.is_dir());
 }

@@ -4,17 +4,16 @@
 //! file before anything is read, and content goes where it belongs at once, so reading takes no memory beyond that of the
 //! session but for the note. [`Session::read_from`] is what a fuzz target calls.
 
-mod replace;
-
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
+
+use lfm_graphs::replace::{ReplaceError, Replacement};
 
 use super::{Cpu, Engine, Session};
 use crate::cpu::kernels::{KEY_GROUP, key_elements};
 use crate::error::{Error, Result};
 use crate::exec::{Content, Kind, Program, StateShape};
-use replace::Replacement;
 
 /// First 8 bytes of every session. The high bit, CR LF and ^Z make a copy in text mode visible.
 pub const MAGIC: [u8; 8] = *b"\x89LFMS\r\n\x1a";
@@ -24,6 +23,8 @@ pub const VERSION: u32 = 1;
 pub const HEADER_LEN: usize = 64;
 /// Bytes of the hash at the end.
 const HASH_LEN: usize = 32;
+/// What the names of temporary files begin with.
+const PARTIAL: &str = ".lfm-session.partial-";
 /// Most bytes of a note.
 pub const MAX_NOTE: usize = 16 << 20;
 
@@ -396,13 +397,19 @@ impl Session {
         let path = path.as_ref();
         let fault = |source| Error::Write { path: path.to_path_buf(), source };
         stored(&mut self.engine)?;
-        let mut file = BufWriter::new(Replacement::create(path).map_err(fault)?);
+        let said = |error| match error {
+            ReplaceError::Io { source, .. } => fault(source),
+            error @ ReplaceError::Destination { .. } => {
+                fault(io::Error::new(io::ErrorKind::InvalidInput, error))
+            }
+        };
+        let mut file = BufWriter::new(Replacement::create(path, PARTIAL).map_err(said)?);
         match self.write_to(&mut file, note) {
             Err(Error::System { source, .. }) => return Err(fault(source)),
             other => other?,
         }
         let file = file.into_inner().map_err(|error| fault(error.into_error()))?;
-        file.publish().map_err(fault)
+        file.publish().map(drop).map_err(said)
     }
 
     /// Takes over the session in a file, and gives its note: see [`Session::read_from`].
