@@ -97,7 +97,7 @@ pub enum Error {
         /// Positions there are.
         context: usize,
     },
-    /// An earlier pass failed halfway.
+    /// An earlier pass ended halfway, and its session could not go back: after a panic, or when a GPU was lost.
     #[error("an earlier pass of this session failed halfway, expected the session to be cleared first")]
     Torn,
     /// A token id outside the vocabulary.

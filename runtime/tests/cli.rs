@@ -288,100 +288,104 @@ fn check_answers_yes_no_or_not_at_all() {
     done(&["logits", name(&bad), "--tokens", "1"]);
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Workload {
-    prompt: usize,
-    generate: usize,
-    depth: usize,
-    repetitions: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Speed {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bench {
-    model: String,
-    recipe: String,
-    cpu: String,
-    device: Option<String>,
-    isa: String,
-    threads: usize,
-    chunk: usize,
-    context: usize,
-    workload: Workload,
-    load_s: f64,
-    prefill_tok_s: Option<Speed>,
-    decode_tok_s: Option<Speed>,
-    peak_rss_bytes: Option<u64>,
-    planned_bytes: u64,
-    device_bytes: Option<u64>,
-    upload_s: Option<f64>,
-    submissions_per_token: Option<f64>,
-    weight_bytes_per_token: u64,
-    read_bytes_s: Option<f64>,
-    read_share: Option<f64>,
-    int8_macs_per_token: u64,
-    float_macs_per_token: u64,
-    prefill_int8_mac_s: Option<f64>,
-    prefill_float_mac_s: Option<f64>,
-    dot_peak_mac_s: Option<f64>,
-    dot_peak_share: Option<f64>,
-}
-
-#[test]
-fn bench_reports() {
-    let made = bare();
-    let arguments =
-        ["bench", name(&made.path), "-p", "20", "-n", "5", "-d", "3", "-r", "2", "--threads", "2"];
-    let report = |more: &[&str]| -> Bench {
-        serde_json::from_str(&done(&[&arguments[..], &["--json"], more].concat())).unwrap()
-    };
-    let all = report(&[]);
-    for speed in [all.prefill_tok_s.unwrap(), all.decode_tok_s.unwrap()] {
-        assert!(0.0 < speed.min && speed.min <= speed.median && speed.median <= speed.max);
-    }
-    let Workload { prompt, generate, depth, repetitions } = all.workload;
-    assert_eq!((prompt, generate, depth, repetitions), (20, 5, 3, 2));
-    assert_eq!((all.device_bytes, all.upload_s, all.submissions_per_token), (None, None, None), "on the CPU");
-    assert_eq!((all.model.as_str(), all.recipe.as_str()), ("tiny", "q4_0"));
-    assert_eq!((all.threads, all.chunk, all.context), (2, 64, 160));
-    assert!(!all.cpu.is_empty() && !all.isa.is_empty() && all.device.is_none());
-    assert!(all.load_s > 0.0 && all.read_bytes_s.unwrap() > 0.0 && all.dot_peak_mac_s.unwrap() > 0.0);
-    assert!(all.peak_rss_bytes.unwrap() > 0 && all.planned_bytes > 0 && all.weight_bytes_per_token > 0);
-    assert!(all.int8_macs_per_token > all.float_macs_per_token && all.float_macs_per_token > 0);
-    assert!(all.read_share.unwrap() > 0.0 && all.dot_peak_share.unwrap() > 0.0);
-    assert!(all.prefill_int8_mac_s.unwrap() > all.prefill_float_mac_s.unwrap());
-
-    // Floats alone have no share of an int8 peak; what is not measured is null.
-    let float = Recipe::new(Tiny::moe(), Format::F32).make();
-    let text = done(&["bench", name(&float.path), "-p", "9", "-n", "0", "-r", "1", "--json"]);
-    let float: Bench = serde_json::from_str(&text).unwrap();
-    assert!(float.decode_tok_s.is_none() && float.read_share.is_none() && float.dot_peak_share.is_none());
-    assert_eq!(float.int8_macs_per_token, 0);
-    assert_eq!(float.float_macs_per_token, all.int8_macs_per_token + all.float_macs_per_token);
-
-    let text = done(&arguments);
-    for word in ["load", "prefill", "decode", "memory", "bandwidth", "products"] {
-        assert!(text.lines().any(|line| line.starts_with(word)), "{text}");
-    }
-    let message = failed(&["bench", name(&made.path), "-p", "200"]);
-    assert_eq!(
-        message,
-        "error: depth 0 with 200 tokens takes 200 positions, expected at most the context of 160\n"
-    );
-}
-
 #[cfg(feature = "measure")]
-mod profile {
+mod measure {
     use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Workload {
+        prompt: usize,
+        generate: usize,
+        depth: usize,
+        repetitions: usize,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Speed {
+        min: f64,
+        median: f64,
+        max: f64,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Bench {
+        model: String,
+        recipe: String,
+        cpu: String,
+        device: Option<String>,
+        isa: String,
+        threads: usize,
+        chunk: usize,
+        context: usize,
+        workload: Workload,
+        load_s: f64,
+        prefill_tok_s: Option<Speed>,
+        decode_tok_s: Option<Speed>,
+        peak_rss_bytes: Option<u64>,
+        planned_bytes: u64,
+        device_bytes: Option<u64>,
+        upload_s: Option<f64>,
+        submissions_per_token: Option<f64>,
+        weight_bytes_per_token: u64,
+        read_bytes_s: Option<f64>,
+        read_share: Option<f64>,
+        int8_macs_per_token: u64,
+        float_macs_per_token: u64,
+        prefill_int8_mac_s: Option<f64>,
+        prefill_float_mac_s: Option<f64>,
+        dot_peak_mac_s: Option<f64>,
+        dot_peak_share: Option<f64>,
+    }
+
+    #[test]
+    fn bench_reports() {
+        let made = bare();
+        let arguments =
+            ["bench", name(&made.path), "-p", "20", "-n", "5", "-d", "3", "-r", "2", "--threads", "2"];
+        let report = |more: &[&str]| -> Bench {
+            serde_json::from_str(&done(&[&arguments[..], &["--json"], more].concat())).unwrap()
+        };
+        let all = report(&[]);
+        for speed in [all.prefill_tok_s.unwrap(), all.decode_tok_s.unwrap()] {
+            assert!(0.0 < speed.min && speed.min <= speed.median && speed.median <= speed.max);
+        }
+        let Workload { prompt, generate, depth, repetitions } = all.workload;
+        assert_eq!((prompt, generate, depth, repetitions), (20, 5, 3, 2));
+        assert_eq!(
+            (all.device_bytes, all.upload_s, all.submissions_per_token),
+            (None, None, None),
+            "on the CPU"
+        );
+        assert_eq!((all.model.as_str(), all.recipe.as_str()), ("tiny", "q4_0"));
+        assert_eq!((all.threads, all.chunk, all.context), (2, 64, 160));
+        assert!(!all.cpu.is_empty() && !all.isa.is_empty() && all.device.is_none());
+        assert!(all.load_s > 0.0 && all.read_bytes_s.unwrap() > 0.0 && all.dot_peak_mac_s.unwrap() > 0.0);
+        assert!(all.peak_rss_bytes.unwrap() > 0 && all.planned_bytes > 0 && all.weight_bytes_per_token > 0);
+        assert!(all.int8_macs_per_token > all.float_macs_per_token && all.float_macs_per_token > 0);
+        assert!(all.read_share.unwrap() > 0.0 && all.dot_peak_share.unwrap() > 0.0);
+        assert!(all.prefill_int8_mac_s.unwrap() > all.prefill_float_mac_s.unwrap());
+
+        // Floats alone have no share of an int8 peak; what is not measured is null.
+        let float = Recipe::new(Tiny::moe(), Format::F32).make();
+        let text = done(&["bench", name(&float.path), "-p", "9", "-n", "0", "-r", "1", "--json"]);
+        let float: Bench = serde_json::from_str(&text).unwrap();
+        assert!(float.decode_tok_s.is_none() && float.read_share.is_none() && float.dot_peak_share.is_none());
+        assert_eq!(float.int8_macs_per_token, 0);
+        assert_eq!(float.float_macs_per_token, all.int8_macs_per_token + all.float_macs_per_token);
+
+        let text = done(&arguments);
+        for word in ["load", "prefill", "decode", "memory", "bandwidth", "products"] {
+            assert!(text.lines().any(|line| line.starts_with(word)), "{text}");
+        }
+        let message = failed(&["bench", name(&made.path), "-p", "200"]);
+        assert_eq!(
+            message,
+            "error: depth 0 with 200 tokens takes 200 positions, expected at most the context of 160\n"
+        );
+    }
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]

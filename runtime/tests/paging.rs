@@ -181,3 +181,35 @@ fn a_file_that_shrinks_is_an_error() {
     assert!(matches!(error, Error::Read { .. } | Error::Changed { .. }), "{error}");
     assert!(session.decode(1).is_err());
 }
+
+/// A session whose pass failed goes back to a checkpoint, and on from there once the file is as it was.
+#[test]
+fn after_a_failed_read_a_session_goes_on_from_a_checkpoint() {
+    let made = Recipe::new(shape(), Format::Q4_0).make();
+    let bytes = std::fs::read(&made.path).unwrap();
+    let file = std::fs::File::options().write(true).open(&made.path).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    let model = open(&made, &Budget::cache(caches(&made).0));
+    let mut session = model.session(&Options { chunk: Some(4), ..Options::default() }).unwrap();
+    let ids = tokens(40, 96);
+    let expected = session.prefill(&ids).unwrap().to_vec();
+    session.clear();
+
+    let mut groups = 0;
+    let result = session.prefill_all(&ids, |_, _| {
+        groups += 1;
+        if groups == 3 {
+            file.set_len(8192).unwrap();
+        }
+        Ok(())
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Read { .. } | Error::Changed { .. }), "{error}");
+    let past = session.past();
+    assert_eq!(past % 4, 0, "a boundary of chunks");
+    assert!(past < 3 * 4, "the failed chunk is not counted");
+
+    std::fs::write(&made.path, bytes).unwrap();
+    file.set_modified(written).unwrap();
+    assert_eq!(session.prefill(&ids[past..]).unwrap(), expected);
+}

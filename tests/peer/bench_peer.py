@@ -28,7 +28,7 @@ DEEP = 64
 WARM = 64
 # What is said below the table: key in the JSON of `lfm-run bench`, title, unit, digits.
 FACTS = {
-    "load_s": ("load, s", 1, 2),
+    "load_s": ("load, s", 1, 3),
     "peak_rss_bytes": ("peak RSS, MB", 1e6, 0),
     "read_share": ("decode, % of read limit", 0.01, 0),
     "dot_peak_share": ("prefill, % of dot peak", 0.01, 0),
@@ -115,12 +115,11 @@ def run_ours(args, bundle):
     if args.prompt or args.tokens:
         shallow = [name for name, (_, _, depth) in rows(args).items() if depth == 0]
         found = bench(shallow, args.prompt, args.tokens, 0)
-        report |= {key: found.get(key) for key in ("load_s", "read_bytes_s", "weight_bytes_per_token", "isa")}
-        report["peak_rss"] = found.get("peak_rss_bytes")
+        report |= {key: found.get(key) for key in FACTS}
     if args.depth:
         found = bench([list(rows(args))[-1]], 0, DEEP, args.depth)
-        report.setdefault("load_s", found.get("load_s"))
-        report.setdefault("peak_rss", found.get("peak_rss_bytes"))
+        for key in FACTS:
+            report.setdefault(key, found.get(key))
     return report
 
 

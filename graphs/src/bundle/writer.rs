@@ -17,8 +17,9 @@ use super::header::{self, HEADER_LEN, Section};
 use super::kind::Kind;
 use super::partial::Partial;
 
-/// Bytes of weights gathered before they are hashed and written.
-const BUFFER: usize = 1 << 20;
+/// Weights are gathered, hashed and written in pieces that end at multiples of this in the file. It is the size of a huge
+/// page: a file system with large folios then caches the file in these, and a mapping of it takes few page faults.
+const PIECE: usize = 2 << 20;
 
 /// Collects the sections that come before the weights.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl BundleWriter {
             let cap = u64::MAX - end;
             return Err(WriteError::TooLarge { section: Kind::Weights, found: length, cap });
         };
-        let buffer = Vec::with_capacity(BUFFER);
+        let buffer = Vec::with_capacity(PIECE);
         Ok(WeightsWriter { partial, table, start, length, flushed: 0, buffer, hasher: Hasher::new() })
     }
 }
@@ -110,11 +111,15 @@ impl WeightsWriter {
     /// Writes `bytes` at the next free offset.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.check_room(self.position(), bytes.len() as u64)?;
-        for part in bytes.chunks(BUFFER) {
-            if self.buffer.len() + part.len() > BUFFER {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let end = (self.start + self.position()) % PIECE as u64;
+            let (piece, others) = rest.split_at(rest.len().min(PIECE - end as usize));
+            self.buffer.extend_from_slice(piece);
+            rest = others;
+            if end as usize + piece.len() == PIECE {
                 self.flush()?;
             }
-            self.buffer.extend_from_slice(part);
         }
         Ok(())
     }

@@ -39,6 +39,9 @@ impl Mapped {
         // SAFETY: the mapping is private and read only, and what is read from it is treated as untrusted bytes. A file
         // that is changed or cut while it is mapped is noticed by `check`, and a cut one read as zeros by `bus`.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        #[cfg(target_os = "linux")]
+        // A file system with large folios then reads and maps 2 MiB at a time. Others go on with small pages.
+        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Mapped {
             #[cfg(target_os = "linux")]
             region: Region::new(map.as_ptr_range()),

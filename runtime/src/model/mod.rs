@@ -254,6 +254,7 @@ impl Model {
     /// When their section is malformed.
     pub fn golden(&self) -> Result<Option<Golden>> {
         let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
+        self.inner.map.check()?;
         let golden = Bundle::parse(&self.inner.map).and_then(|bundle| bundle.golden());
         self.inner.map.check()?;
         golden.map_err(unsound)
@@ -265,6 +266,7 @@ impl Model {
     /// When they differ.
     pub fn verify_weights(&self, progress: impl FnMut(u64, u64)) -> Result<()> {
         let unsound = |source| Error::Bundle { path: self.inner.path.clone(), source };
+        self.inner.map.check()?;
         // Mapped weights would not stay within a budget.
         let section = self.inner.table.iter().find(|section| section.kind() == Kind::Weights);
         let verified = match self.inner.pager.as_ref().zip(section) {

@@ -6,7 +6,7 @@
 //! belongs to has no influence on results: each is computed by itself, and sums are made in ascending order at the end.
 //!
 //! In a prompt, whose later layers will need nearly all of their experts, these are read ahead into slots of experts that
-//! will be needed later still.
+//! will be needed later still, and as many of each layer are kept.
 
 use std::io;
 use std::ops::Range;
@@ -22,7 +22,7 @@ use super::{PAGE, Stats};
 const NONE: u32 = u32::MAX;
 
 /// Most experts that are read ahead at once.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
 /// An expert that a pass uses with at least this probability is read ahead.
 const LIKELY: f32 = 0.95;
@@ -72,6 +72,8 @@ pub(crate) struct Cache {
     /// By expert of the running layer: needed and not computed; part of the wave.
     needed: Vec<bool>,
     wave: Vec<bool>,
+    /// Experts of each layer that have a slot: counted anew for each choice of one that goes.
+    held: Vec<u32>,
     pub(super) stats: Stats,
 }
 
@@ -93,6 +95,7 @@ impl Cache {
             slots: slots.collect::<io::Result<_>>()?,
             place: vec![NONE; shares.len()],
             policy: Policy::new(layers.len(), shares),
+            held: vec![0; layers.len()],
             layers,
             readers,
             reading: 0,
@@ -118,11 +121,12 @@ impl Cache {
             self.arrive(read);
         }
         self.now = layer;
+        self.policy.begin(rows);
         let (first, count) = (self.layers[layer].first, self.layers[layer].count);
         let mut choices = 0;
         for expert in 0..count {
             let tokens = tokens(expert);
-            self.policy.observe(first + expert, tokens, rows);
+            self.policy.observe(first + expert, tokens);
             choices += tokens;
             self.needed[expert] = tokens > 0;
             if tokens == 0 {
@@ -238,10 +242,16 @@ impl Cache {
         }
     }
 
-    /// The slot of those given whose expert will be needed last, later than after `wait` layers unless that is infinite.
-    fn goes(&self, slots: Range<usize>, wait: f32) -> Option<usize> {
-        let mut best = None;
-        let mut most = if wait.is_finite() { wait } else { 0.0 };
+    /// The slot of those given whose expert goes first, of those that are needed later than after `wait` layers, unless
+    /// that is infinite.
+    fn goes(&mut self, slots: Range<usize>, wait: f32) -> Option<usize> {
+        let least = if wait.is_finite() { wait } else { 0.0 };
+        self.held.fill(0);
+        if self.all {
+            let slots = self.slots.iter().filter(|slot| slot.expert != NONE);
+            slots.for_each(|slot| self.held[slot.layer] += 1);
+        }
+        let (mut best, mut first) = (None, (false, f32::NEG_INFINITY, f32::NEG_INFINITY));
         for (index, slot) in self.slots.get(slots.clone())?.iter().enumerate() {
             if slot.reading > 0 {
                 continue;
@@ -254,8 +264,9 @@ impl Cache {
                 continue;
             }
             let wait = self.policy.wait(number, slot.layer, self.now);
-            if wait > most {
-                (best, most) = (Some(slots.start + index), wait);
+            let rank = self.policy.rank(wait, self.held[slot.layer]);
+            if wait > least && rank > first {
+                (best, first) = (Some(slots.start + index), rank);
             }
         }
         best
