@@ -45,6 +45,32 @@ fn every_node_of_every_fixture() {
     }
 }
 
+/// Node by node on a GPU, all layers there and some.
+#[cfg(feature = "wgpu")]
+#[test]
+fn bundles_on_a_gpu() {
+    use lfm_runtime::Backend;
+
+    let device = lfm_model::cpu();
+    for (name, layers) in
+        [("tiny-moe", None), ("tiny-dense", None), ("odd-moe", Some(1)), ("odd-dense", Some(2))]
+    {
+        let source = Source::folder(&fixture(name)).unwrap();
+        for (recipe, stored) in [("f32", false), ("f16", true), ("q8_0", true), ("q4_0", true)] {
+            let model = Bundle::export(&fixture(name), recipe).open();
+            let reference =
+                Reference { config: source.config(), weights: (!stored).then_some(&source), device: &device };
+            let options = Options { backend: Backend::Wgpu { adapter: None, layers }, ..Options::default() };
+            let tokens = default_tokens(source.config(), &model);
+            let compared = compare(&model, &options, &reference, &tokens, Tolerance::of(&model, stored))
+                .unwrap_or_else(|e| panic!("{name} {recipe}: {e}"));
+            assert!(compared.device.is_some(), "{name} {recipe} ran on the CPU");
+            assert_eq!(compared.first_outside(), None, "{name} {recipe}");
+            assert_eq!(compared.nodes.len(), computed(model.graph()).len(), "{name} {recipe}");
+        }
+    }
+}
+
 #[test]
 fn quantised_bundles() {
     for name in ["tiny-moe", "tiny-dense", "odd-dense", "odd-moe", "all-conv", "all-attention"] {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use lfm_graphs::target::ByteSize;
 use lfm_runtime::paging::Stats;
-use lfm_runtime::{Budget, Model, Options, Session};
+use lfm_runtime::{Budget, Model, Options, Session, machine};
 
 use super::error::{CliError, Result};
 use super::output::{Progress, note};
@@ -145,7 +145,15 @@ impl RunOptions {
                 let model = Model::open(bundle)?;
                 match self.planned_budget(&model) {
                     Some(ram) => paged(ram)?,
-                    None => model,
+                    None => {
+                        if self.backend == Backend::Cpu {
+                            let least = model.least_memory(self.context).ok().filter(|least| least.cache > 0);
+                            let least = least.map(|least| least.total);
+                            let warning = tight(model.plan().memory.total, least, machine::spare());
+                            warning.iter().for_each(|warning| note(warning));
+                        }
+                        model
+                    }
                 }
             }
         };
@@ -188,6 +196,23 @@ impl RunOptions {
     }
 }
 
+/// What to say of a model of `total` bytes where `spare` are to be had: left to itself, the system then reads weights again
+/// and again. `paged` is the least that it takes with experts paged, if it has any.
+fn tight(total: u64, paged: Option<u64>, spare: Option<u64>) -> Option<String> {
+    let spare = spare.filter(|spare| *spare < total)?;
+    let (needed, had) = (ByteSize(total).approx(), ByteSize(spare).approx());
+    let found = format!("warning: the model takes {needed}, and this machine has {had} to spare for it");
+    Some(match paged {
+        Some(least) if least <= spare => {
+            format!(
+                "{found}; `--ram {}MiB` would read experts when they are chosen: much faster",
+                spare >> 20
+            )
+        }
+        Some(_) | None => format!("{found}: expect it to be slow"),
+    })
+}
+
 /// What paging has done, for a summary; nothing if all weights are in memory.
 pub(crate) fn paged(model: &Model, stats: Stats, tokens: usize) -> String {
     let Some(layout) = model.paging() else { return String::new() };
@@ -213,4 +238,20 @@ pub(crate) struct BundleArgument {
 pub(crate) fn token(text: &str) -> std::result::Result<u32, String> {
     let text = text.trim();
     text.parse().map_err(|_| format!("found `{text}`, expected token ids such as 1,2,3"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_larger_than_the_memory_is_warned_of() {
+        let gib = |n: u64| n << 30;
+        assert_eq!(tight(gib(4), Some(gib(1)), None), None);
+        assert_eq!(tight(gib(4), Some(gib(1)), Some(gib(4))), None);
+        let said = |paged, spare| tight(gib(4), paged, Some(spare)).unwrap();
+        insta::assert_snapshot!(said(Some(gib(1)), gib(3)), @"");
+        insta::assert_snapshot!(said(Some(gib(1)), gib(1) - 1), @"");
+        insta::assert_snapshot!(said(None, gib(3)), @"");
+    }
 }

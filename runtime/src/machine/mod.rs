@@ -121,6 +121,12 @@ fn ram() -> Option<u64> {
     }
 }
 
+/// Bytes of memory that a model may take on this machine, or in the control group of this process, if the system says:
+/// all but what is left to the system and other programs.
+pub fn spare() -> Option<u64> {
+    ram().map(budget)
+}
+
 /// Most bytes of memory that this process has held at once, mapped files included, if the system says.
 pub fn peak_rss() -> Option<u64> {
     kilobytes(&read("/proc/self/status")?, "VmHWM")
