@@ -40,6 +40,11 @@ test-gpu:
     cp -f target/debug/lfm-run target/debug/lfm-run-wgpu
     LFM_RUN_WGPU="$PWD/target/debug/lfm-run-wgpu" cargo test --locked --workspace --test gpu_parity
 
+# `lfmc compare` with the bundle on a GPU. Compiles most of burn once more, so it is no part of `ci`.
+test-gpu-compare:
+    REQUIRE_GPU=1 XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}" \
+        cargo test --locked --workspace --features lfm-tests/wgpu --test compare
+
 # Lints of what only the GPU backend compiles.
 clippy-gpu:
     cargo clippy --locked -p lfm-runtime --features wgpu --all-targets -- -D warnings

@@ -385,6 +385,14 @@ fn hostile_templates_are_errors() {
     let long = "x".repeat(100_000);
     fail(format!("{{% for i in range(99999) %}}{long}{{% endfor %}}"));
     fail("{% set x = 'x' * 1000000 %}{% for i in range(99999) %}{{ x }}{% endfor %}".into());
+    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}";
+    let text_in_loops =
+        ["x".repeat(110), "a b ".repeat(2000), " ".repeat(5000), "\n".repeat(5000), "{ ".repeat(900)];
+    for text in text_in_loops.iter().chain([&format!("{{% raw %}}{}{{% endraw %}}", " {{ ".repeat(500))]) {
+        fail(format!("{loops}{text}.{{% endfor %}}{{% endfor %}}"));
+        fail(format!("{loops}{text}{{{{ 1 }}}}{{% endfor %}}{{% endfor %}}"));
+        fail(format!("{{% set kept %}}{loops}{text}{{{{ 1 }}}}{{% endfor %}}{{% endfor %}}{{% endset %}}"));
+    }
     fail("{% set x = 'x' * 1000000 %}{{ x | replace('x', x) }}".into());
     fail("{{ 'x' | indent(1) | replace('', 'y' * 3000000) }}".into());
     fail("{{ 'x'.ljust(100000000000) }}".into());

@@ -12,7 +12,7 @@ const TOKENIZER: Room = Room { per_byte: 100, on_top: 8 << 20 };
 /// JSON becomes values.
 const JSON: Room = Room { per_byte: 60, on_top: 1 << 20 };
 /// What a template writes has a limit of its own.
-const RENDERED: Room = Room { per_byte: 200, on_top: 64 << 20 };
+const RENDERED: Room = Room { per_byte: 200, on_top: 96 << 20 };
 
 /// `tokenizer.json`, with a text to encode.
 pub(super) fn tokenizer(bytes: &[u8]) {

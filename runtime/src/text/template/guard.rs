@@ -6,7 +6,7 @@ use minijinja::value::{Tuple, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
 /// Most bytes that one rendering may write, those of macros and captured blocks included.
-const MAX_WRITTEN: u64 = 64 << 20;
+const MAX_WRITTEN: u64 = 8 << 20;
 /// Longest string that a variable, a filter or a method may hold.
 pub(super) const MAX_STRING: usize = 2 << 20;
 /// Deepest nesting of a kept value.

@@ -16,11 +16,14 @@ use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior};
 
 use super::TextError;
 use super::json::Json;
+use prepare::Prepared;
 
 /// Largest template that is read; published ones have up to 20 KB.
 const MAX_SOURCE: usize = 512 << 10;
-/// Instructions that one rendering may execute.
+/// Most instructions that one rendering may execute.
 const FUEL: u64 = 5_000_000;
+/// Most bytes of uncounted text that they could write if each wrote the longest: there are at least two to a text.
+const MAX_UNCOUNTED: u64 = 16 << 20;
 /// Nested macro calls and loops, in minijinja's measure.
 const MAX_RECURSION: usize = 200;
 /// Stack of the thread that compiles and renders: minijinja recurses over the length of an
@@ -34,23 +37,26 @@ const NAME: &str = "chat_template.jinja";
 pub(super) struct Template {
     /// The source after `prepare`.
     source: Arc<str>,
+    /// Instructions that one rendering may execute.
+    fuel: u64,
 }
 
 impl Template {
     /// Checks and compiles a template.
     pub(super) fn new(source: &str) -> Result<Template, TextError> {
         TextError::check_size(NAME, source.len(), MAX_SOURCE)?;
-        let source = prepare::prepare(source).map_err(TextError::Template)?;
+        let Prepared { source, uncounted } = prepare::prepare(source).map_err(TextError::Template)?;
+        let fuel = FUEL.min(MAX_UNCOUNTED / uncounted.max(1) as u64);
         on_big_stack(|| {
-            environment().template_from_named_str(NAME, &source).map(drop).map_err(|e| describe(&e))
+            environment(fuel).template_from_named_str(NAME, &source).map(drop).map_err(|e| describe(&e))
         })?;
-        Ok(Template { source: source.into() })
+        Ok(Template { source: source.into(), fuel })
     }
 
     /// Renders the template. `variables` are its names, the last of equal names counts.
     pub(super) fn render(&self, variables: &[(&str, &Json)]) -> Result<String, TextError> {
         on_big_stack(|| {
-            let environment = environment();
+            let environment = environment(self.fuel);
             let template =
                 environment.template_from_named_str(NAME, &self.source).map_err(|e| describe(&e))?;
             let context = Value::from_pairs(variables.iter().map(|(name, json)| (*name, to_value(json))));
@@ -82,7 +88,7 @@ fn describe(error: &Error) -> TextError {
     TextError::Template(text)
 }
 
-fn environment() -> Environment<'static> {
+fn environment(fuel: u64) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
@@ -90,7 +96,7 @@ fn environment() -> Environment<'static> {
     if let Ok(syntax) = syntax {
         env.set_syntax(syntax);
     }
-    env.set_fuel(Some(FUEL));
+    env.set_fuel(Some(fuel));
     env.set_recursion_limit(MAX_RECURSION);
 
     let written = Arc::new(AtomicU64::new(0));

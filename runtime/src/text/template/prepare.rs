@@ -25,27 +25,36 @@ pub(super) const SPEND: &str = "__spend__";
 const MAX_TOKENS: usize = 2000;
 /// Most `elif` in a template, which nest for the same reason.
 const MAX_ELIF: usize = 500;
-/// Text up to this length needs no counting: it is about as long as a tag that a loop pays for.
-const LONG_TEXT: usize = 256;
+/// Longer text counts itself when it is written. Shorter text is paid for by the instructions of the loop around it.
+const LONG_TEXT: usize = 32;
+
+/// A template for minijinja.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) source: String,
+    /// Bytes of the longest text that is written without being counted.
+    pub(super) uncounted: usize,
+}
 
 /// Translates a template, or says which limit it passes.
-pub(super) fn prepare(source: &str) -> Result<String, String> {
+pub(super) fn prepare(source: &str) -> Result<Prepared, String> {
     let mut out = String::with_capacity(source.len() + source.len() / 8);
+    let mut uncounted = 0;
     let mut rest = source;
     let mut elifs = 0;
     loop {
         let Some((text, open)) = split_at_tag(rest) else {
-            push_text(&mut out, rest);
-            return Ok(out);
+            uncounted = uncounted.max(push_text(&mut out, rest));
+            return Ok(Prepared { source: out, uncounted });
         };
-        push_text(&mut out, text);
+        uncounted = uncounted.max(push_text(&mut out, text));
         let line = out.matches('\n').count() + 1;
         let comment = open.starts_with("{#");
         let length = if comment { open.find("#}").map(|end| end + 2) } else { tag_length(open) };
         let Some(length) = length else {
             // minijinja has the better message for a tag without an end.
             out.push_str(open);
-            return Ok(out);
+            return Ok(Prepared { source: out, uncounted: uncounted.max(open.len()) });
         };
         let (tag, after) = open.split_at_checked(length).unwrap_or((open, ""));
         rest = after;
@@ -67,6 +76,7 @@ pub(super) fn prepare(source: &str) -> Result<String, String> {
                 let end = end_of_raw(rest);
                 let (raw, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
                 out.push_str(raw);
+                uncounted = uncounted.max(raw.len());
                 rest = after;
                 continue;
             }
@@ -94,25 +104,23 @@ fn split_at_tag(source: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// The bytes that a loop around this text would write without passing the formatter.
-fn push_text(out: &mut String, text: &str) {
-    if text.len() <= LONG_TEXT {
-        out.push_str(text);
-        return;
-    }
-    // A variable between two characters that are no white space changes nothing around it.
+/// Text outside of tags. Long text begins to count itself where it can; the result is what of it goes uncounted.
+fn push_text(out: &mut String, text: &str) -> usize {
+    // Before a character that is no white space, a variable changes nothing of what tags trim around it; behind a brace,
+    // its own would be read together with that.
     let mut last = ' ';
-    for (at, c) in text.char_indices() {
-        if !last.is_whitespace() && !c.is_whitespace() && last != '{' {
+    for (at, c) in text.char_indices().take_while(|_| text.len() > LONG_TEXT) {
+        if !c.is_whitespace() && last != '{' {
             let (before, after) = text.split_at_checked(at).unwrap_or((text, ""));
             out.push_str(before);
             out.push_str(&format!("{{{{ {SPEND}({}) }}}}", text.len()));
             out.push_str(after);
-            return;
+            return 0;
         }
         last = c;
     }
     out.push_str(text);
+    text.len()
 }
 
 /// Where the text of a `raw` block ends: at its end tag, which is copied as it is.
@@ -342,7 +350,7 @@ mod tests {
     use super::*;
 
     fn same(source: &str) {
-        assert_eq!(prepare(source).unwrap(), source);
+        assert_eq!(prepare(source).unwrap().source, source);
     }
 
     #[test]
@@ -363,7 +371,7 @@ mod tests {
             ("{{ x[ : ] }}", "{{ x.__slice__( none, none,none) }}"),
             ("{{ x[{'a': 1}['a']:] }}", "{{ x.__slice__({'a': 1}['a'],none,none) }}"),
         ] {
-            assert_eq!(prepare(source).unwrap(), expected);
+            assert_eq!(prepare(source).unwrap().source, expected);
         }
         assert!(prepare("{{ x[1:2:3:4] }}").is_err());
     }
@@ -376,20 +384,32 @@ mod tests {
             ("{% set x=f(a=1)==2%}", "{% set x=__keep__(f(a=1)==2)%}"),
             ("{% set a, b = 1, -2 %}", "{% set a, b =__keep__( 1, -2) %}"),
         ] {
-            assert_eq!(prepare(source).unwrap(), expected);
+            assert_eq!(prepare(source).unwrap().source, expected);
         }
     }
 
     #[test]
     fn generation_blocks_are_scopes() {
-        assert_eq!(prepare("{%- generation -%}x{% endgeneration %}").unwrap(), "{%- with -%}x{% endwith %}");
+        assert_eq!(
+            prepare("{%- generation -%}x{% endgeneration %}").unwrap().source,
+            "{%- with -%}x{% endwith %}"
+        );
     }
 
     #[test]
     fn long_text_is_counted() {
-        let text = format!(" {}", "ab ".repeat(100));
+        let text = format!(" {}", "a b ".repeat(100));
         let prepared = prepare(&text).unwrap();
-        assert_eq!(prepared, text.replacen("ab", "a{{ __spend__(301) }}b", 1));
+        assert_eq!(prepared.source, text.replacen('a', "{{ __spend__(401) }}a", 1));
+        assert_eq!(prepared.uncounted, 0);
+        let uncounted = |source: &str| prepare(source).unwrap().uncounted;
+        assert_eq!(uncounted("short{{ x }}longer{{ x }}"), 6);
+        assert_eq!(
+            uncounted(&format!("{{{{ x }}}}{}{{{{ x }}}}", " ".repeat(999))),
+            999,
+            "white space alone"
+        );
+        assert_eq!(uncounted("{% raw %}{{ nothing is read here }}, nor counted{% endraw %}"), 39);
     }
 
     #[test]
