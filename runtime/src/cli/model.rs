@@ -251,7 +251,7 @@ mod tests {
         assert_eq!(tight(gib(4), Some(gib(1)), Some(gib(4))), None);
         let said = |paged, spare| tight(gib(4), paged, Some(spare)).unwrap();
         insta::assert_snapshot!(said(Some(gib(1)), gib(3)), @"warning: the model takes 4.00 GiB, and this machine has 3.00 GiB to spare for it; `--ram 3072MiB` would read experts when they are chosen: much faster");
-        insta::assert_snapshot!(said(Some(gib(1)), gib(1) - 1), @"warning: the model takes 4.00 GiB, and this machine has 1.00 GiB to spare for it: expect it to be slow");
+        insta::assert_snapshot!(said(Some(gib(1)), gib(1) - 1), @"warning: the model takes 4.00 GiB, and this machine has 1024.00 MiB to spare for it: expect it to be slow");
         insta::assert_snapshot!(said(None, gib(3)), @"warning: the model takes 4.00 GiB, and this machine has 3.00 GiB to spare for it: expect it to be slow");
     }
 }
