@@ -205,11 +205,11 @@ fn tight(total: u64, paged: Option<u64>, spare: Option<u64>) -> Option<String> {
     Some(match paged {
         Some(least) if least <= spare => {
             format!(
-                "{found}; `--ram {}MiB` would read experts when they are chosen: much faster",
+                "{found}; `--ram {}MiB` reads experts when they are chosen, which is faster where it does not fit",
                 spare >> 20
             )
         }
-        Some(_) | None => format!("{found}: expect it to be slow"),
+        Some(_) | None => format!("{found}: it may be slow"),
     })
 }
 
@@ -250,8 +250,8 @@ mod tests {
         assert_eq!(tight(gib(4), Some(gib(1)), None), None);
         assert_eq!(tight(gib(4), Some(gib(1)), Some(gib(4))), None);
         let said = |paged, spare| tight(gib(4), paged, Some(spare)).unwrap();
-        insta::assert_snapshot!(said(Some(gib(1)), gib(3)), @"warning: the model takes 4.00 GiB, and this machine has 3.00 GiB to spare for it; `--ram 3072MiB` would read experts when they are chosen: much faster");
-        insta::assert_snapshot!(said(Some(gib(1)), gib(1) - 1), @"warning: the model takes 4.00 GiB, and this machine has 1024.00 MiB to spare for it: expect it to be slow");
-        insta::assert_snapshot!(said(None, gib(3)), @"warning: the model takes 4.00 GiB, and this machine has 3.00 GiB to spare for it: expect it to be slow");
+        insta::assert_snapshot!(said(Some(gib(1)), gib(3)), @"warning: the model takes 4.00 GiB, and this machine has 3.00 GiB to spare for it; `--ram 3072MiB` reads experts when they are chosen, which is faster where it does not fit");
+        insta::assert_snapshot!(said(Some(gib(1)), gib(1) - 1), @"warning: the model takes 4.00 GiB, and this machine has 1024.00 MiB to spare for it: it may be slow");
+        insta::assert_snapshot!(said(None, gib(3)), @"warning: the model takes 4.00 GiB, and this machine has 3.00 GiB to spare for it: it may be slow");
     }
 }
